@@ -1,0 +1,1 @@
+"""Corepress: diffusion checkpoints in, verified Core ML bundles out."""
