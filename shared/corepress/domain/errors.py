@@ -164,6 +164,18 @@ class CompilerUnavailable(PermanentError):
     code = "compiler-unavailable"
 
 
+class CorruptBundle(PermanentError):
+    """A package or bundle that is malformed, truncated or disagrees with itself."""
+
+    code = "corrupt-bundle"
+
+
+class UnsupportedOperation(PermanentError):
+    """An ML program that uses an operation which the reference evaluator does not know."""
+
+    code = "unsupported-operation"
+
+
 class CompilationFailed(PermanentError):
     """The Core ML compiler refused a package."""
 
@@ -177,9 +189,15 @@ class DiskFull(TransientError):
 
 
 class SourceUnavailable(TransientError):
-    """The source does not answer, or is not there."""
+    """The source does not answer."""
 
     code = "source-unavailable"
+
+
+class SourceNotFound(PermanentError):
+    """There is nothing under the source's address."""
+
+    code = "source-not-found"
 
 
 class AccessDenied(PermanentError):

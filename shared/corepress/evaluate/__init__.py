@@ -1,0 +1,16 @@
+"""The reference evaluator: runs a Core ML ML program in torch on any host, without Core ML.
+
+Open a package, evaluate it, compare::
+
+    package = Package.open(path)
+    outputs = evaluate(package, {"sample": sample, ...})
+    psnr_db(expected, outputs["noise_pred"])
+"""
+
+from corepress.evaluate.compare import psnr_db
+from corepress.evaluate.constants import stored_weights
+from corepress.evaluate.element_types import Arithmetic
+from corepress.evaluate.evaluator import evaluate
+from corepress.evaluate.package import Feature, Package
+
+__all__ = ["Arithmetic", "Feature", "Package", "evaluate", "psnr_db", "stored_weights"]

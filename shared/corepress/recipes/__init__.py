@@ -1,0 +1,136 @@
+"""The built-in recipes, and reading recipe files with errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from corepress.domain.errors import UnsupportedRecipe
+from corepress.domain.job import valid_name
+from corepress.domain.recipe import Recipe
+
+_RECIPE = TypeAdapter(Recipe)
+
+
+def built_in_names() -> list[str]:
+    """The names of the recipes that come with Corepress."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files(__package__).iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def built_in_text(name: str) -> str:
+    """The file of a built-in recipe.
+
+    Raises:
+        UnsupportedRecipe: there is none of this name.
+    """
+    if name not in built_in_names():
+        raise UnsupportedRecipe(
+            f"no built-in recipe is called {name!r}",
+            hint=f"there are: {', '.join(built_in_names())}; or give the path of a recipe file",
+        )
+    return files(__package__).joinpath(f"{name}.yaml").read_text()
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe by its built-in name, or from a file.
+
+    Raises:
+        UnsupportedRecipe: unknown, unreadable or malformed; names file, line and allowed values.
+    """
+    path = Path(name_or_path)
+    if name_or_path.endswith((".yaml", ".yml")) or len(path.parts) > 1:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnsupportedRecipe(
+                f"cannot read the recipe file {name_or_path}: {error}", path=name_or_path
+            ) from error
+        return parse_recipe(text, name_or_path)
+    return parse_recipe(built_in_text(name_or_path), f"{name_or_path}.yaml")
+
+
+def parse_recipe(text: str, where: str) -> Recipe:
+    """A recipe from the text of its file.
+
+    Args:
+        text: YAML.
+        where: the file's name for messages.
+
+    Raises:
+        UnsupportedRecipe: names file, line and allowed values.
+    """
+    try:
+        document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UnsupportedRecipe(f"{where}{line}: not YAML: {problem}", path=where) from error
+    if not isinstance(document, dict):
+        raise UnsupportedRecipe(
+            f"{where}:1: a recipe is a mapping of keys to values, beginning with `name:`",
+            path=where,
+        )
+    try:
+        recipe = _RECIPE.validate_python(document)
+    except ValidationError as error:
+        raise UnsupportedRecipe(
+            "\n".join(
+                f"{where}:{_line(root, problem['loc'])}: {_words(problem)}"
+                for problem in error.errors()
+            ),
+            hint="the README describes every key of a recipe file",
+            path=where,
+        ) from error
+    if not recipe.name or valid_name(recipe.name) != recipe.name:
+        raise UnsupportedRecipe(
+            f"{where}:{_line(root, ('name',))}: name: {recipe.name!r} cannot name a folder; "
+            "use a-z, 0-9, dot, underscore and hyphen",
+            path=where,
+        )
+    return recipe
+
+
+def _words(problem: Any) -> str:
+    # pydantic names the member of a union it tried between the keys: not a key of the file
+    key = ".".join(str(part) for part in problem["loc"] if _is_key(part))
+    value = problem["input"]
+    shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
+    message = {
+        "unexpected_keyword_argument": "no such key in a recipe",
+        "missing": "missing",
+        "missing_argument": "missing",
+    }.get(problem["type"], problem["msg"])
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _is_key(part: object) -> bool:
+    return isinstance(part, int) or (
+        isinstance(part, str) and not part.startswith(("literal[", "list[", "tuple["))
+    )
+
+
+def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int:
+    """The line, from 1, of the deepest node on the way to a key."""
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    line, node = key.start_mark.line + 1, value
+                    break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+    return line

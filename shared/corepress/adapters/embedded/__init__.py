@@ -1,0 +1,1 @@
+"""Bus and store on one machine, with nothing to install."""

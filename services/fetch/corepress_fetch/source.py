@@ -1,0 +1,73 @@
+"""Where a source is, and what tells whether it is still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from corepress.domain.errors import InvalidRequest
+from corepress.runtime.files import LocalFile, source_files
+from corepress_fetch.http_file import HttpFile
+
+Source = dict[str, LocalFile] | dict[str, HttpFile]
+"""A source's files by relative path: all on disk, or one on a server."""
+
+
+def open_source(uri: str) -> Source:
+    """The files of a source: a path, a ``file://`` or an ``http(s)://`` address.
+
+    Raises:
+        InvalidRequest: of no such kind.
+        SourceNotFound, SourceUnavailable, AccessDenied: the source is not there, or not for us.
+        UnsafePath, CorruptCheckpoint: see `source_files` and `HttpFile`.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        file = HttpFile(uri)
+        return {file.name: file}
+    path = local_path(uri)
+    if path is None:
+        raise InvalidRequest(
+            f"sources of kind {parts.scheme}:// are not supported yet",
+            hint="give a path, or a file:// or http(s):// address",
+            path=uri,
+        )
+    return source_files(path)
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a source on disk, None for any other source."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return Path(uri) if "://" not in uri else None
+
+
+def resolve(uri: str, tokenizer: str | None = None) -> dict[str, Any]:
+    """A source at this moment, as the fetch stage takes it in ``parameters["source"]``.
+
+    Args:
+        uri: of the source.
+        tokenizer: a folder whose tokenizer replaces the source's own.
+
+    Returns:
+        ``uri``, made absolute, and ``fingerprint``, which changes with the content: sizes and
+        modification times of files on disk (those in nanoseconds), what a server says of its file.
+
+    Raises:
+        PermanentError, TransientError: see `open_source`.
+    """
+    path = local_path(uri)
+    resolved = {
+        "uri": path.absolute().as_uri() if path else uri,
+        "fingerprint": fingerprint(open_source(uri)),
+    }
+    if tokenizer is not None:
+        resolved["tokenizer_fingerprint"] = fingerprint(source_files(Path(tokenizer)))
+    return resolved
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What changes with a source's content, without reading it; plain JSON."""
+    return {path: file.fingerprint for path, file in source.items()}

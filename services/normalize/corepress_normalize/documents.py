@@ -1,0 +1,127 @@
+"""The small JSON files of a normalized folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from importlib.metadata import version
+from typing import Any
+
+from corepress.domain.artifact import Artifact, Blob, Digest
+from corepress.domain.checkpoint import Component
+
+MODEL_INDEX = "model_index.json"
+MANIFEST = "corepress.json"
+MANIFEST_SCHEMA = "corepress.normalized/1"
+_TOOLCHAIN = ("corepress", "numpy", "ml-dtypes")
+
+# As published: runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-base-1.0 and
+# -refiner-1.0.
+_SD_SLOTS = ("feature_extractor", "safety_checker", "text_encoder", "tokenizer", "unet", "vae")
+_SDXL_SLOTS = (
+    *("feature_extractor", "image_encoder", "text_encoder", "text_encoder_2"),
+    *("tokenizer", "tokenizer_2", "unet", "vae"),
+)
+_SETTINGS: Mapping[str, Mapping[str, bool]] = {
+    "StableDiffusionXLPipeline": {"force_zeros_for_empty_prompt": True},
+    "StableDiffusionXLInpaintPipeline": {"force_zeros_for_empty_prompt": True},
+    "StableDiffusionXLImg2ImgPipeline": {
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+    },
+}
+_SD_SETTINGS = {"requires_safety_checker": False}
+_TOKENIZER = ["transformers", "CLIPTokenizer"]
+_ABSENT = [None, None]
+_RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # gone in transformers 5
+
+
+def json_file(document: Mapping[str, Any]) -> bytes:
+    """A JSON file for people and programs: sorted, indented, the same for equal content."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def default_model_index(pipeline: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model_index.json`` of a pipeline as published, all components absent."""
+    is_sdxl = pipeline.startswith("StableDiffusionXL")
+    return {
+        "_class_name": pipeline,
+        "_diffusers_version": scheduler["_diffusers_version"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        **dict.fromkeys(_SDXL_SLOTS if is_sdxl else _SD_SLOTS, _ABSENT),
+        **_SETTINGS.get(pipeline, _SD_SETTINGS),
+    }
+
+
+def model_index(
+    base: Mapping[str, Any], components: Mapping[str, Component], folders: Set[str]
+) -> dict[str, Any]:
+    """A ``model_index.json`` that names what is there, and as absent what is not.
+
+    Args:
+        base: the source's own, or `default_model_index`.
+        components: the components with weights.
+        folders: the other folders, such as ``tokenizer``.
+    """
+    index = dict(base)
+    for name, entry in base.items():
+        if isinstance(entry, list) and name not in folders | components.keys():
+            index[name] = _ABSENT
+        elif isinstance(entry, list) and entry[-1] in _RENAMED_CLASSES:
+            index[name] = [*entry[:-1], _RENAMED_CLASSES[entry[-1]]]
+    for name, component in components.items():
+        if index.get(name, _ABSENT) == _ABSENT:
+            index[name] = _library_and_class(component)
+    for name in folders:
+        if name.startswith("tokenizer") and index.get(name, _ABSENT) == _ABSENT:
+            index[name] = _TOKENIZER
+    return index
+
+
+def _library_and_class(component: Component) -> list[str]:
+    if component.kind == "diffusers":
+        return ["diffusers", component.config["_class_name"]]
+    return ["transformers", component.config["architectures"][0]]
+
+
+def source_document(uri: str, files: Artifact) -> dict[str, Any]:
+    """Where a checkpoint came from; its ``sha256`` is the single file's, or made of all files'."""
+    sha256s = {path: blob.digest.removeprefix("sha256:") for path, blob in files.files.items()}
+    single = next(iter(sha256s.values())) if len(sha256s) == 1 else None
+    return {
+        "uri": uri,
+        "sha256": single or files.identity.removeprefix("sha256:"),
+        "files": {
+            path: {"sha256": sha256s[path], "bytes": blob.size_bytes}
+            for path, blob in files.files.items()
+        },
+    }
+
+
+def manifest(
+    facts: Mapping[str, Any],
+    source: Mapping[str, Any],
+    files: Mapping[str, Blob],
+    sha256s: Mapping[Digest, str],
+) -> dict[str, Any]:
+    """The content of ``corepress.json``.
+
+    Args:
+        facts: of the normalize stage.
+        source: see `source_document`.
+        files: of the normalized folder, by path.
+        sha256s: the sha256 of files that are stored under another digest, where known.
+    """
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "source": dict(source),
+        **{name: facts[name] for name in ("family", "prediction_type", "components", "decisions")},
+        "files": {path: _file(blob, sha256s) for path, blob in files.items()},
+        "toolchain": {name: version(name) for name in _TOOLCHAIN},
+    }
+
+
+def _file(blob: Blob, sha256s: Mapping[Digest, str]) -> dict[str, Any]:
+    kind, _, value = blob.digest.partition(":")
+    sha256 = value if kind == "sha256" else sha256s.get(blob.digest)
+    return {"bytes": blob.size_bytes} | ({"sha256": sha256} if sha256 else {})

@@ -1,0 +1,221 @@
+"""Writing a component's weights: byte ranges from source to destination, one after another.
+
+Nothing is instantiated and memory stays flat: three lanes (read, check, write) pass pieces of a few
+MiB along. Each byte is read once; NaN screening, casting and hashing happen while it passes. What
+an index of the source already knows about a whole tensor is not computed again, and its bytes
+are left to the store to copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
+from corepress.domain.checkpoint import Component
+from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.source_index import IndexedTensor, SourceIndex
+from corepress.domain.stage import BlobWriter, Handle
+from corepress.runtime.finite import all_finite
+from corepress.runtime.lanes import Lane
+from corepress_normalize.layout import Target, header, targets
+from corepress_normalize.precision import cast, overflows
+
+PIECE_BYTES = 8 << 20
+_NAMED_AT_MOST = 20
+
+
+class Sink(Protocol):
+    """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a file of this digest is there already."""
+        ...
+
+    def create(self) -> AbstractContextManager[BlobWriter]:
+        """A file written as a stream; leaving the context without a commit discards it."""
+        ...
+
+    def keep_bytes(self, data: bytes) -> Blob:
+        """A small file."""
+        ...
+
+    def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:
+        """Report how far an activity has come."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A component's weights as written.
+
+    ``tensors`` are in the order of the file. ``kept_float32`` names those whose values float16
+    cannot hold; ``non_finite`` those with NaN or infinity, as the source calls them.
+    """
+
+    blob: Blob
+    tensors: tuple[TensorDigest, ...]
+    kept_float32: tuple[str, ...]
+    non_finite: tuple[str, ...]
+
+
+class _Passage:
+    """One tensor on its way: what its pieces show as they pass, or what was known before."""
+
+    def __init__(self, target: Target, known: IndexedTensor | None) -> None:
+        self.target = target
+        self.known = known
+        self.finite = known.finite if known else True
+        self.overflows_float16 = False
+        self._hasher = hashlib.sha256()
+
+    def convert(self, data: bytes) -> bytes | memoryview:
+        """The next piece of the stored tensor as it is to be written."""
+        stored, written = self.target.plan.source.dtype, self.target.dtype
+        self.finite &= all_finite(data, stored)
+        result: bytes | memoryview = data
+        if self.target.is_cast:
+            result = cast(data, stored, written)
+            if overflows(data, stored, result, written):
+                self.overflows_float16 |= written == "F16"
+                self.finite &= written == "F16"  # float64 beyond float32: no wider type is left
+        if self.target.plan.transpose:
+            result = _transposed(result, self.target.plan.source.shape)
+        self._hasher.update(result)
+        return result
+
+    @property
+    def digest(self) -> TensorDigest:
+        """The digest of the written tensor, once all its pieces have passed."""
+        plan = self.target.plan
+        data_sha256 = self.known.data_sha256 if self.known else self._hasher.hexdigest()
+        return TensorDigest(plan.name, self.target.dtype, plan.shape, data_sha256)
+
+
+class Engine:
+    """Writes components of one source into a sink."""
+
+    def __init__(
+        self,
+        source: Mapping[str, Handle],
+        index: SourceIndex,
+        sink: Sink,
+        *,
+        precision: str,
+        allow_non_finite: bool,
+    ) -> None:
+        self._source = source
+        self._index = index
+        self._sink = sink
+        self._precision = precision
+        self._allow_non_finite = allow_non_finite
+
+    def write(self, components: Iterable[Component]) -> dict[str, Weights]:
+        """Write each component's canonical weight file, except those that the sink has already.
+
+        Raises:
+            NonFiniteWeights: tensors hold NaN or infinity and that is not allowed; names them.
+        """
+        written: dict[str, Weights] = {}
+        refused: list[str] = []
+        for component in components:
+            result = self._write(component)
+            if isinstance(result, Weights):
+                written[component.name] = result
+            else:
+                refused += result
+        if refused:
+            raise _non_finite_weights(refused)
+        return written
+
+    def _write(
+        self, component: Component, kept_float32: frozenset[str] = frozenset()
+    ) -> Weights | tuple[str, ...]:
+        """A component's weights, or the non-finite tensors for which they are refused.
+
+        A file's header tells each tensor's type before any value is seen. So where values turn out
+        to be too large for float16, the component is written once more, those tensors in float32.
+        """
+        ordered = targets(component.tensors, self._precision, kept_float32)
+        passages = [_Passage(target, self._known(target)) for target in ordered]
+        head = header(ordered)
+        blob = self._stored(head, passages)
+        if blob is None and self._acceptable(passages):
+            with self._sink.create() as writer:
+                self._stream(component.name, head, passages, writer)
+                overflowing = frozenset(p.target.plan.name for p in passages if p.overflows_float16)
+                if not overflowing and self._acceptable(passages):
+                    blob = writer.commit(tensors_digest(p.digest for p in passages))
+            if overflowing and self._acceptable(passages):
+                return self._write(component, overflowing)
+        non_finite = tuple(sorted({p.target.plan.source.name for p in passages if not p.finite}))
+        if blob is None:
+            return non_finite
+        return Weights(
+            blob=blob,
+            tensors=tuple(p.digest for p in passages),
+            kept_float32=tuple(sorted(kept_float32)),
+            non_finite=non_finite,
+        )
+
+    def _known(self, target: Target) -> IndexedTensor | None:
+        source = target.plan.source
+        return self._index.tensor(source.file, source.name) if target.is_verbatim else None
+
+    def _acceptable(self, passages: Sequence[_Passage]) -> bool:
+        return self._allow_non_finite or all(passage.finite for passage in passages)
+
+    def _stored(self, head: bytes, passages: Sequence[_Passage]) -> Blob | None:
+        """The weights as the store has them, where that is known without reading any."""
+        if not all(passage.known for passage in passages) or not self._acceptable(passages):
+            return None
+        digest = tensors_digest(passage.digest for passage in passages)
+        if not self._sink.has(digest):
+            return None
+        return Blob(digest, len(head) + sum(passage.target.size_bytes for passage in passages))
+
+    def _stream(
+        self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
+    ) -> None:
+        total = sum(passage.target.source_range[1] for passage in passages)
+        done = 0
+        with Lane("write") as write, Lane("check") as check:
+
+            def convert(passage: _Passage, data: bytes) -> None:
+                write.submit(partial(writer.write, passage.convert(data)))
+
+            write.submit(partial(writer.write, head))
+            for passage in passages:
+                handle = self._source[passage.target.plan.source.file]
+                offset, size = passage.target.source_range
+                if passage.known:
+                    copy = partial(writer.copy_range, handle, offset, size)
+                    check.submit(partial(write.submit, copy))
+                else:
+                    step = max(size, 1) if passage.target.plan.transpose else PIECE_BYTES
+                    for start in range(offset, offset + size, step):
+                        piece = handle.read(start, min(step, offset + size - start))
+                        check.submit(partial(convert, passage, piece))
+                done += size
+                self._sink.progress(f"normalize {name}", done, total)
+
+
+def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
+    rows, columns = shape
+    item_bytes = len(data) // (rows * columns)
+    return np.frombuffer(data, f"V{item_bytes}").reshape(rows, columns).T.tobytes()
+
+
+def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:
+    more = len(names) - _NAMED_AT_MOST
+    return NonFiniteWeights(
+        f"{len(names)} tensors hold NaN or infinity: {', '.join(names[:_NAMED_AT_MOST])}"
+        + (f" and {more} more" if more > 0 else ""),
+        hint="such a checkpoint gives black images; --allow-non-finite takes it all the same",
+    )

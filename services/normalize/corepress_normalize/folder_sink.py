@@ -1,0 +1,108 @@
+"""Where `corepress normalize` writes: nameless files in a scratch folder, named at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from corepress.domain.artifact import Blob, Digest
+from corepress.domain.stage import Handle
+from corepress_normalize.engine import PIECE_BYTES
+
+Progress = Callable[[str, float, float, str], None]
+"""Takes activity, done, total and unit."""
+
+
+class FolderSink:
+    """A `corepress_normalize.engine.Sink` in a folder.
+
+    ``sha256s`` are the hexadecimal ones of all files, by digest: they are computed as bytes pass.
+    """
+
+    def __init__(self, scratch: Path, report: Progress) -> None:
+        self.sha256s: dict[Digest, str] = {}
+        self._scratch = scratch
+        self._report = report
+        self._paths: dict[Digest, Path] = {}
+        self._placed: set[Digest] = set()
+        self._writers = 0
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a file of this digest is there already."""
+        return digest in self._paths
+
+    @contextmanager
+    def create(self) -> Iterator[_Writer]:
+        """A file written as a stream."""
+        self._writers += 1
+        writer = _Writer(self._scratch / str(self._writers))
+        try:
+            yield writer
+        finally:
+            writer.close()
+        if writer.digest is None:
+            writer.path.unlink()
+        else:
+            self._paths[writer.digest] = writer.path
+            self.sha256s[writer.digest] = writer.sha256
+
+    def keep_bytes(self, data: bytes) -> Blob:
+        """A small file."""
+        with self.create() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:
+        """Report how far an activity has come."""
+        self._report(activity, done, total, unit)
+
+    def place(self, digest: Digest, target: Path) -> None:
+        """Give a file its name; a file with several names is copied."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if digest in self._placed:
+            shutil.copyfile(self._paths[digest], target)
+        else:
+            self._paths[digest] = self._paths[digest].rename(target)
+            self._placed.add(digest)
+
+
+class _Writer:
+    """A `corepress.domain.stage.BlobWriter` of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.digest: Digest | None = None
+        self._file = path.open("wb", buffering=0)
+        self._hasher = hashlib.sha256()
+        self._size_bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written."""
+        return self._hasher.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self._hasher.update(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._size_bytes += len(data)
+
+    def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
+        """Append a range of a stored file."""
+        end = offset + size_bytes
+        for start in range(offset, end, PIECE_BYTES):
+            self.write(source.read(start, min(PIECE_BYTES, end - start)))
+
+    def commit(self, digest: Digest | None = None) -> Blob:
+        """Finish the file under a digest, by default its sha256."""
+        self.digest = digest or Digest("sha256:" + self.sha256)
+        return Blob(self.digest, self._size_bytes)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,187 @@
+"""From the files of a source to the parts of a normalized folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from corepress.domain.artifact import Artifact, Blob
+from corepress.domain.checkpoint import (
+    ByteSource,
+    Component,
+    Decision,
+    Identification,
+    PredictionType,
+)
+from corepress.domain.errors import AmbiguousPredictionType, InvalidRequest
+from corepress.domain.job import CheckpointOptions
+from corepress.domain.source_index import SourceIndex
+from corepress.domain.stage import Handle
+from corepress.identify import identify
+from corepress.identify.json_file import read_json_object
+from corepress_normalize.companions import Folders, companions
+from corepress_normalize.documents import MODEL_INDEX, default_model_index, json_file, model_index
+from corepress_normalize.engine import Engine, Sink, Weights
+from corepress_normalize.facts import checkpoint_facts, component_facts
+from corepress_normalize.licence import licence
+from corepress_normalize.precision import check_precision
+
+WEIGHT_FILES = {
+    "diffusers": "diffusion_pytorch_model.safetensors",
+    "transformers": "model.safetensors",
+}
+ROOT = "pipeline"
+"""The name of the artifact whose files stand in the normalized folder itself."""
+_MODEL_CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    """The parts of a normalized folder, and what is known of it.
+
+    ``artifacts`` are its subfolders by name, and under `ROOT` the files in the folder itself, all
+    but the manifest.
+    """
+
+    artifacts: Mapping[str, Artifact]
+    facts: Mapping[str, Any]
+
+    @property
+    def files(self) -> dict[str, Blob]:
+        """The files by their paths in the normalized folder."""
+        return {
+            path if folder == ROOT else f"{folder}/{path}": blob
+            for folder, artifact in self.artifacts.items()
+            for path, blob in artifact.files.items()
+        }
+
+
+def normalize(
+    source: Mapping[str, Handle],
+    options: CheckpointOptions,
+    sink: Sink,
+    *,
+    index: SourceIndex,
+    tokenizer: Mapping[str, Handle] | None = None,
+    earlier_decisions: Iterable[Decision] = (),
+) -> Normalized:
+    """Normalize a source into a sink.
+
+    Args:
+        source: the checkpoint's files by relative path.
+        options: how it is read and written.
+        sink: takes the files.
+        index: what is known of the source's tensors already.
+        tokenizer: the files of a tokenizer that replaces the source's own.
+        earlier_decisions: made when the source's files were chosen.
+
+    Raises:
+        AmbiguousPredictionType: the weights cannot tell it, and no option does.
+        InvalidRequest: an option has no such value.
+        NonFiniteWeights: see `Engine.write`.
+        PermanentError: anything that `identify` and `companions` refuse.
+    """
+    if options.max_shard_size != "none":
+        raise InvalidRequest(
+            f"max_shard_size {options.max_shard_size!r} is not supported yet", hint="use none"
+        )
+    check_precision(options.precision)
+    identification = identify(source, options.for_identify)
+    _refuse_ambiguous(identification)
+    folders, companion_decisions = companions(identification, source, tokenizer)
+    engine = Engine(
+        source,
+        index,
+        sink,
+        precision=options.precision,
+        allow_non_finite=options.allow_non_finite,
+    )
+    weights = engine.write(identification.components.values())
+    decisions = dict.fromkeys(
+        [
+            *earlier_decisions,
+            *identification.decisions,
+            *companion_decisions,
+            *_weight_decisions(identification.components, weights),
+        ]
+    )
+    facts = {
+        **checkpoint_facts(identification),
+        "components": {
+            name: component_facts(component, weights[name], identification.family)
+            for name, component in identification.components.items()
+        },
+        "decisions": [asdict(decision) for decision in decisions],
+        "licence": _licence(source),
+    }
+    return Normalized(_folders(source, identification, weights, folders, sink), facts)
+
+
+def _refuse_ambiguous(identification: Identification) -> None:
+    if identification.prediction_type is PredictionType.AMBIGUOUS:
+        raise AmbiguousPredictionType(
+            f"the weights of a {identification.family} checkpoint cannot tell whether it predicts "
+            "epsilon or v",
+            hint="--prediction-type epsilon or v_prediction, or --original-config FILE",
+        )
+
+
+def _weight_decisions(
+    components: Mapping[str, Component], weights: Mapping[str, Weights]
+) -> Iterator[Decision]:
+    for name, component in components.items():
+        stored = {plan.name: plan.source.dtype for plan in component.tensors}
+        casts = {
+            (stored[tensor.name], tensor.dtype)
+            for tensor in weights[name].tensors
+            if stored[tensor.name] != tensor.dtype
+        }
+        for before, after in sorted(casts):
+            yield Decision(name, f"{before} to {after}", "the precision of the weights")
+        if weights[name].kept_float32:
+            yield Decision(
+                name,
+                f"kept in float32: {', '.join(weights[name].kept_float32)}",
+                "values beyond 65504, the largest float16",
+            )
+        if weights[name].non_finite:
+            yield Decision(
+                name,
+                f"warning: NaN or infinity in {', '.join(weights[name].non_finite)}",
+                "allowed by option",
+            )
+
+
+def _licence(source: Mapping[str, ByteSource]) -> str | None:
+    if _MODEL_CARD not in source:
+        return None
+    card = source[_MODEL_CARD]
+    return licence(card.read(0, card.size_bytes).decode(errors="replace"))
+
+
+def _folders(
+    source: Mapping[str, ByteSource],
+    identification: Identification,
+    weights: Mapping[str, Weights],
+    companions: Folders,
+    sink: Sink,
+) -> dict[str, Artifact]:
+    artifacts = {
+        folder: Artifact({path: sink.keep_bytes(data) for path, data in files.items()})
+        for folder, files in companions.items()
+    }
+    for name, component in identification.components.items():
+        config = sink.keep_bytes(json_file(component.config))
+        artifacts[name] = Artifact(
+            {"config.json": config, WEIGHT_FILES[component.kind]: weights[name].blob}
+        )
+    if identification.pipeline is not None:
+        base = (
+            read_json_object(source, MODEL_INDEX)
+            if MODEL_INDEX in source
+            else default_model_index(identification.pipeline, identification.scheduler)
+        )
+        index = model_index(base, identification.components, companions.keys())
+        artifacts[ROOT] = Artifact({MODEL_INDEX: sink.keep_bytes(json_file(index))})
+    return artifacts

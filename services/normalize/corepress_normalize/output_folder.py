@@ -1,0 +1,97 @@
+"""A folder that appears at its place complete, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from corepress.domain.errors import DiskFull, OutputConflict
+from corepress_normalize.documents import MANIFEST, MANIFEST_SCHEMA
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[tuple[Path, Path]]:
+    """A new folder that takes the place of ``out`` when the context ends well.
+
+    It is filled under a hidden name beside ``out``. What a killed process left of such a folder is
+    removed by the next one.
+
+    Yields:
+        the new folder, empty, and one for temporary files on the same file system.
+
+    Raises:
+        OutputConflict: ``out`` is there and neither empty nor a normalized folder, or its parent
+            cannot be written to.
+        DiskFull: there is no room.
+    """
+    out = out.absolute()
+    _refuse_foreign(out)
+    pattern = f".{out.name}.corepress-"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(out.parent, pattern)
+        work = Path(mkdtemp(prefix=pattern, dir=out.parent))
+    except PermissionError as error:
+        raise OutputConflict(f"{error.filename} cannot be written to", path=str(out)) from error
+    lock = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new, temporary = work / "new", work / "temporary"
+        new.mkdir()
+        temporary.mkdir()
+        yield new, temporary
+        _refuse_foreign(out)
+        if out.exists():
+            out.rename(work / "old")
+        new.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"no space left while writing beside {out}",
+            hint="free some space, or choose another disk with --out",
+            path=str(out),
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_dir() and not out.is_symlink() and (_is_ours(out) or not any(out.iterdir())):
+        return
+    raise OutputConflict(
+        f"{out} exists and was not written by corepress normalize",
+        hint="choose another --out, or remove it",
+        path=str(out),
+    )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_bytes())["schema"] == MANIFEST_SCHEMA)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _remove_left_over(parent: Path, pattern: str) -> None:
+    for folder in parent.glob(f"{glob.escape(pattern)}*"):
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # its process lives
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)

@@ -1,0 +1,90 @@
+"""Where objects are wired: the only place, with the command line, that knows every part."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from secrets import token_hex
+
+from filelock import FileLock, Timeout
+
+from corepress.adapters.embedded.bus import MemoryBus
+from corepress.adapters.embedded.pruning import clear_leftovers, prune
+from corepress.adapters.embedded.store import FolderStore
+from corepress.domain.errors import StoreBusy
+from corepress.domain.stage import Stage
+from corepress.ports.clock import SystemClock
+from corepress.ports.telemetry import Telemetry
+from corepress.runtime.stage_process import StageProcess, serve
+from corepress.runtime.worker import Worker
+
+_STAGE_PROCESS = "from corepress.bootstrap import stage_process_main; stage_process_main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Store, bus and worker of one machine."""
+
+    store: FolderStore
+    bus: MemoryBus
+    worker: Worker
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="corepress.stages")}
+
+
+def stage_loaders() -> dict[str, Callable[[], Stage]]:
+    """Loads each installed stage, by name; a stage's libraries are imported with it."""
+    return {name: entry.load for name, entry in _entry_points().items()}
+
+
+@contextmanager
+def embedded_pipeline(
+    state: Path, cache_limit_bytes: int, telemetry: Telemetry
+) -> Iterator[Pipeline]:
+    """Everything that `corepress run` needs, in one folder and under its lock.
+
+    Raises:
+        StoreBusy: another process works in this folder.
+    """
+    store = FolderStore(state)
+    lock = FileLock(state / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreBusy(
+            f"another corepress works in {state}",
+            hint="wait for it, or choose another folder with --state",
+            path=str(state),
+        ) from None
+    with lock:
+        clear_leftovers(state)
+        clock = SystemClock()
+        bus = MemoryBus(clock)
+        runner = StageProcess(
+            [sys.executable, "-c", _STAGE_PROCESS, str(state)], state / "stage-process.log"
+        )
+        owner = f"{os.getpid()}-{token_hex(4)}"
+        worker = Worker(store, bus, _declared_stages(), runner, clock, telemetry, owner)
+        try:
+            yield Pipeline(store, bus, worker)
+        finally:
+            runner.stop()
+            prune(state, cache_limit_bytes)
+
+
+def _declared_stages() -> Mapping[str, Stage]:
+    return {name: entry.load() for name, entry in _entry_points().items()}
+
+
+def stage_process_main() -> None:
+    """The main function of a stage's process: ``STATE REQUESTS ANSWERS``."""
+    state, requests, answers = sys.argv[1:]
+    store = FolderStore(Path(state))
+    serve(stage_loaders(), store, store.root / "tmp", int(requests), int(answers))

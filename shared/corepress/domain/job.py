@@ -1,0 +1,86 @@
+"""Jobs: one checkpoint, the options it is read with, and the recipes it is built under."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from corepress.domain.checkpoint import IdentifyOptions
+from corepress.domain.recipe import Recipe
+
+_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOptions:
+    """How a checkpoint is read and normalized; fields are named after the command line.
+
+    ``original_config`` and ``config`` hold the parsed files, so that a job means the same on
+    every host.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    precision: Literal["auto", "fp16", "fp32"] = "auto"
+    variant: str = "auto"
+    family: str = "auto"
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    max_shard_size: str = "none"
+    ema: bool = False
+    clip_skip: int | None = None
+    allow_non_finite: bool = False
+    original_config: Mapping[str, Any] | None = None
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokenizer: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The options as JSON."""
+        return asdict(self)
+
+    @property
+    def for_identify(self) -> IdentifyOptions:
+        """What of the options tells what a checkpoint is."""
+        return IdentifyOptions(
+            family=self.family,
+            variant=self.variant,
+            precision=self.precision,
+            prediction_type=self.prediction_type,
+            ema=self.ema,
+            original_config=self.original_config,
+            configs=self.config,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a user asks for: a source, its options, and the recipes."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    source: str
+    recipes: tuple[Recipe, ...]
+    name: str
+    options: CheckpointOptions = field(default_factory=CheckpointOptions)
+    compile: Literal["never", "required"] = "never"
+
+
+def default_name(source: str) -> str:
+    """A job's name where none is given: the file's or folder's name without its ending.
+
+    Returns:
+        A name of ``a-z0-9._-``, never empty and never starting with a dot.
+    """
+    last = PurePosixPath(source.split("#")[0].split("?")[0].rstrip("/")).name
+    for ending in _ENDINGS:
+        if last.lower().endswith(ending):
+            last = last[: -len(ending)]
+            break
+    return valid_name(last) or "checkpoint"
+
+
+def valid_name(text: str) -> str:
+    """The text lower-cased, with what is not ``a-z0-9._-`` replaced, as a folder may be called."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")

@@ -1,0 +1,100 @@
+"""Recipes: what a build is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+from corepress.domain.errors import UnsupportedRecipe
+
+ComponentName = Literal[
+    "text_encoder",
+    "text_encoder_2",
+    "unet",
+    "controlled_unet",
+    "vae_decoder",
+    "vae_encoder",
+    "safety_checker",
+    "controlnet",
+]
+Attention = Literal["original", "split_einsum", "split_einsum_v2"]
+Precision = Literal["float16", "float32"]
+PrecisionChoice = Literal["float16", "float32", "auto"]
+DeploymentTarget = Literal[
+    "iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26"
+]
+
+COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+
+SOURCE_COMPONENT: Mapping[ComponentName, str] = {
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
+    "unet": "unet",
+    "vae_decoder": "vae",
+    "vae_encoder": "vae",
+}
+"""Which component of a normalized checkpoint each Core ML model is converted from."""
+
+DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe file's content; field names, values and defaults are those of the file.
+
+    ``sizes`` are (width, height) in pixels, or ``native``. ``precision`` and ``min_psnr_db`` need
+    not be complete: see `precision_of` and `threshold_db`.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str
+    attention: Attention = "original"
+    sizes: Literal["native"] | list[tuple[int, int]] = "native"
+    batch: Literal[1, 2] = 2
+    components: Literal["default"] | list[ComponentName] = "default"
+    precision: Mapping[ComponentName | Literal["default"], PrecisionChoice] = field(
+        default_factory=dict
+    )
+    compression: Mapping[ComponentName, Mapping[str, Any]] = field(default_factory=dict)
+    chunks: Literal[1, 2] = 1
+    deployment_target: DeploymentTarget = "iOS17"
+    min_psnr_db: Mapping[Precision, float] = field(default_factory=dict)
+
+    def precision_of(self, component: ComponentName, overflows_float16: bool) -> Precision:
+        """The precision of a model: stated for it, or by default, else ``auto``.
+
+        Args:
+            component: the Core ML model.
+            overflows_float16: whether the component is known to overflow in float16, which is when
+                ``auto`` means float32.
+        """
+        stated = self.precision.get(component, self.precision.get("default", "auto"))
+        if stated == "auto":
+            return "float32" if overflows_float16 else "float16"
+        return stated
+
+    def threshold_db(self, precision: Precision) -> float:
+        """The least conversion figure that a build of this precision may have, in dB."""
+        return float(self.min_psnr_db.get(precision, DEFAULT_MIN_PSNR_DB[precision]))
+
+    def refuse_unbuildable(self) -> None:
+        """Refuse what is a valid recipe but cannot be built by this version.
+
+        Raises:
+            UnsupportedRecipe: names the key.
+        """
+        unbuilt: dict[str, bool] = {
+            f"attention: {self.attention}": self.attention != "original",
+            "compression": bool(self.compression),
+            f"chunks: {self.chunks}": self.chunks != 1,
+        }
+        if self.components != "default":
+            unbuilt |= {f"components: {c}": c not in SOURCE_COMPONENT for c in self.components}
+        for what, asked in unbuilt.items():
+            if asked:
+                raise UnsupportedRecipe(
+                    f"recipe {self.name!r} asks for {what!r}, which this version cannot build yet",
+                    hint="remove it from the recipe; `corepress recipes` shows what can be built",
+                )

@@ -1,0 +1,58 @@
+"""The ControlNet: diffusers' ControlNetModel, cldm's ControlNet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from .parameter import Parameter, conv
+from .part import Part
+from .unet import levels, skip_channels, unet_encoder
+from .unet_sizes import unet_sizes
+
+_HINT_WIDTHS = (16, 32, 96, 256)
+
+
+def controlnet_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
+    """Every parameter of the ControlNet that a diffusers configuration describes."""
+    ladder = levels(config)
+    yield from unet_encoder(config)
+    yield from _hint(config, ladder[0].channels)
+    for index, channels in enumerate(skip_channels(ladder)):
+        yield from conv(
+            f"controlnet_down_blocks.{index}", f"zero_convs.{index}.0", channels, channels, 1
+        )
+    channels = ladder[-1].channels
+    yield from conv("controlnet_mid_block", "middle_block_out.0", channels, channels, 1)
+
+
+def controlnet_sizes(part: Part) -> dict[str, Any]:
+    """The sizes of a ControlNet in the original layout, named as in diffusers' configuration."""
+    hint: dict[int, int] = {}
+    for name, tensor in part.tensors.items():
+        match = re.fullmatch(r"input_hint_block\.(\d{1,3})\.bias", name)
+        if match and tensor.shape:
+            hint[int(match[1])] = tensor.shape[0]
+    # 0 is the first convolution, then pairs: one that keeps the width, one that widens
+    widths = [hint[index] for index in sorted(hint)[:-1] if index % 4 == 0]
+    return {
+        **unet_sizes(part),
+        "conditioning_channels": part.agreed(
+            "condition's channels", part.axis("input_hint_block.0.weight", 1) or [3]
+        ),
+        "conditioning_embedding_out_channels": widths or list(_HINT_WIDTHS),
+    }
+
+
+def _hint(config: Mapping[str, Any], outputs: int) -> Iterator[Parameter]:
+    """The small network that brings the condition's image to the latent's size."""
+    new, old = "controlnet_cond_embedding", "input_hint_block"
+    widths = config.get("conditioning_embedding_out_channels") or _HINT_WIDTHS
+    yield from conv(f"{new}.conv_in", f"{old}.0", widths[0], config.get("conditioning_channels", 3))
+    pairs = list(pairwise(widths))
+    for index, (inputs, wider) in enumerate(pairs):
+        yield from conv(f"{new}.blocks.{2 * index}", f"{old}.{4 * index + 2}", inputs, inputs)
+        yield from conv(f"{new}.blocks.{2 * index + 1}", f"{old}.{4 * index + 4}", wider, inputs)
+    yield from conv(f"{new}.conv_out", f"{old}.{4 * len(pairs) + 2}", outputs, widths[-1])

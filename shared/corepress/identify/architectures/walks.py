@@ -1,0 +1,83 @@
+"""Architectures by the class name that a configuration carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from corepress.domain.errors import MissingConfig
+
+from .clip import clip_parameters, published_name
+from .controlnet import controlnet_parameters
+from .parameter import Parameter
+from .unet import unet_parameters
+from .vae import modern_name, vae_parameters
+
+_WALKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Parameter]]] = {
+    "UNet2DConditionModel": unet_parameters,
+    "ControlNetModel": controlnet_parameters,
+    "AutoencoderKL": vae_parameters,
+    "CLIPTextModel": clip_parameters,
+    "CLIPTextModelWithProjection": clip_parameters,
+}
+_RENAMES: Mapping[str, Callable[[str], str]] = {
+    "AutoencoderKL": modern_name,
+    "CLIPTextModel": published_name,
+    "CLIPTextModelWithProjection": published_name,
+}
+
+_COUNTS = (
+    "layers_per_block",
+    "num_hidden_layers",
+    "transformer_layers_per_block",
+    "reverse_transformer_layers_per_block",
+)
+_ABSURD_COUNT = 1000
+
+
+def class_name(config: Mapping[str, Any]) -> str:
+    """The class that diffusers or transformers would open a configuration with, or ``""``."""
+    name = config.get("_class_name")
+    if name is None:
+        architectures = config.get("architectures")
+        name = architectures[0] if isinstance(architectures, list) and architectures else ""
+    return str(name)
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether there is a walk for a configuration's class."""
+    return class_name(config) in _WALKS
+
+
+def parameters(component: str, config: Mapping[str, Any]) -> list[Parameter]:
+    """Every parameter of the component that a configuration describes.
+
+    Raises:
+        MissingConfig: the configuration lacks a setting or contradicts itself.
+        UnsupportedCheckpoint: it describes something that no walk covers.
+    """
+    try:
+        for setting in _COUNTS:
+            _refuse_absurd(config.get(setting))
+        return list(_WALKS[class_name(config)](config))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise MissingConfig(
+            f"the configuration of {component} is incomplete or contradicts itself "
+            f"({type(error).__name__}: {error})",
+            hint=f"Pass a complete one: --config {component}=FILE.",
+        ) from error
+
+
+def today_name(config: Mapping[str, Any], name: str) -> str:
+    """Today's name of a tensor stored in diffusers' or transformers' layout."""
+    rename = _RENAMES.get(class_name(config))
+    return rename(name) if rename else name
+
+
+def _refuse_absurd(count: Any) -> None:
+    """Refuse counts for which a walk would never end."""
+    if isinstance(count, list):
+        for part in count:
+            _refuse_absurd(part)
+    elif isinstance(count, int) and count > _ABSURD_COUNT:
+        raise ValueError(f"{count} layers")

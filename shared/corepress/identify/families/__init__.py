@@ -1,0 +1,1 @@
+"""The families that Corepress knows: how each is recognised and configured."""

@@ -1,0 +1,52 @@
+"""From files to an identification."""
+
+from __future__ import annotations
+
+from corepress.domain.checkpoint import Files, Identification, IdentifyOptions
+from corepress.domain.errors import UnsupportedCheckpoint
+
+from .diffusers_folder import identify_diffusers_folder, is_diffusers
+from .quoting import listing
+from .single_file import identify_single_file
+from .weight_files import PICKLE_ENDINGS
+
+_CHECKPOINT_ENDINGS = (".safetensors", *PICKLE_ENDINGS)
+
+
+def identify(files: Files, options: IdentifyOptions) -> Identification:
+    """What a checkpoint is and how its components are made of its tensors.
+
+    Reads headers and small JSON files only, by ranges.
+
+    Raises:
+        CorruptCheckpoint: a file is not well-formed, or something else under its name.
+        UnsupportedCheckpoint: well-formed, but of no family that Corepress knows.
+        IncompleteCheckpoint: a family matches, but tensors are missing or misshapen.
+        MissingShard, CorruptIndex, UnsafePath: an index is not kept or not to be trusted.
+        MissingVariant: the variant asked for does not exist.
+        MissingConfig: the weights can't tell a size, and no configuration does.
+        UnsafePickle: the weights are a pickle.
+        InvalidRequest: the options name no family.
+    """
+    if is_diffusers(files):
+        return identify_diffusers_folder(files, options)
+    return identify_single_file(files, _only_checkpoint(files), options)
+
+
+def _only_checkpoint(files: Files) -> str:
+    """The one file to identify; safetensors are preferred to pickles."""
+    if len(files) == 1:
+        return next(iter(files))
+    for endings in ((".safetensors",), PICKLE_ENDINGS):
+        found = [path for path in sorted(files) if "/" not in path and path.endswith(endings)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnsupportedCheckpoint(
+                f"several checkpoints and no model_index.json: {listing(found)}",
+                hint="Name one of the files.",
+            )
+    raise UnsupportedCheckpoint(
+        f"neither a checkpoint file nor a diffusers folder: {listing(sorted(files)) or 'no files'}",
+        hint="Give a .safetensors file, or a folder with model_index.json.",
+    )

@@ -1,0 +1,80 @@
+"""The store: documents by key, files by digest.
+
+Semantics that every implementation keeps, checked by `corepress.testing.store_contract`:
+
+- what a call has returned from is visible to every later call of any process (S3 is strongly
+  consistent; so is a folder);
+- `create` makes a document exactly once, however many callers race;
+- a blob is complete or absent, never half-written, and never changes once it is there;
+- a listing sees every document created before it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from corepress.domain.artifact import Blob, Digest
+from corepress.domain.stage import BlobWriter, Handle
+
+
+class DocumentNotFound(LookupError):
+    """No document has this key."""
+
+
+class BlobNotFound(LookupError):
+    """The store holds no file of this digest."""
+
+
+class Store(Protocol):
+    """Documents and blobs. Every method may raise `StoreUnavailable` or `DiskFull`."""
+
+    def get(self, key: str) -> bytes:
+        """The document at ``key``.
+
+        Raises:
+            DocumentNotFound: there is none.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a document, replacing an older one: for renewals and derived pages only."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a document unless the key is taken; returns whether this call wrote it."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a document; none there is no error."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys that begin with ``prefix``, sorted."""
+        ...
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there, whole; counts as a use of it."""
+        ...
+
+    def open(self, blob: Blob) -> Handle:
+        """The blob's content.
+
+        Raises:
+            BlobNotFound: it is not there.
+        """
+        ...
+
+    def writer(self) -> AbstractContextManager[BlobWriter]:
+        """A new blob as a stream; leaving the context without a commit discards it."""
+        ...
+
+    def add(self, path: Path) -> Blob:
+        """Take a finished local file over under its sha256; the path must not be used again."""
+        ...
+
+    def adopt(self, path: Path, digest: Digest) -> Blob:
+        """Have a user's file as a blob at least cost; the user's file stays as it is."""
+        ...

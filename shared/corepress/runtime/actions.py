@@ -1,0 +1,62 @@
+"""Committed actions: what a task produced, kept under its action key.
+
+Blobs come first and the manifest last, so a manifest that is there names blobs that were there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from corepress.domain.artifact import canonical_json
+from corepress.domain.stage import Outputs, Stage, Task, action_key
+from corepress.ports.store import DocumentNotFound, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A task, its key, and the versions that entered it."""
+
+    key: str
+    task: Task
+    toolchain: dict[str, str]
+
+
+def installed_version(distribution: str) -> str:
+    """The version of an installed distribution, ``absent`` where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def action_of(stage: Stage, task: Task) -> Action:
+    """The action that running this task on this host would be."""
+    toolchain = {name: installed_version(name) for name in sorted(stage.toolchain)}
+    return Action(action_key(task, stage.revision, toolchain), task, toolchain)
+
+
+def load_outputs(store: Store, key: str) -> Outputs | None:
+    """The outputs of a committed action, None where it or one of its blobs is missing."""
+    try:
+        document = json.loads(store.get(_document_key(key)))
+    except DocumentNotFound:
+        return None
+    outputs = Outputs.from_document(document["outputs"])
+    blobs = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
+    return outputs if all(store.has(blob.digest) for blob in blobs) else None
+
+
+def commit(store: Store, action: Action, outputs: Outputs) -> None:
+    """Make the action's outcome known; the blobs must be in the store."""
+    document = {
+        "stage": action.task.stage,
+        "toolchain": action.toolchain,
+        "outputs": outputs.document(),
+    }
+    store.put(_document_key(action.key), canonical_json(document))
+
+
+def _document_key(key: str) -> str:
+    return f"actions/{key}.json"

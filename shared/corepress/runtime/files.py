@@ -1,0 +1,111 @@
+"""A user's own files: safe listing of a checkpoint on disk, and reading by ranges."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from corepress.domain.errors import AccessDenied, CorruptCheckpoint, SourceNotFound, UnsafePath
+
+
+class LocalFile:
+    """A `Handle` of a file on disk, which is opened for each read and never kept open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """The file's size when it was first asked for."""
+        return self._path.stat().st_size
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Exactly ``size_bytes`` bytes from ``offset``.
+
+        Raises:
+            CorruptCheckpoint: the range leaves the file.
+        """
+        parts: list[bytes] = []
+        missing = size_bytes
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            while missing:
+                part = os.pread(descriptor, missing, offset)
+                if not part:
+                    raise CorruptCheckpoint(
+                        f"{self._path.name} ends before byte {offset + missing}",
+                        path=self._path.name,
+                    )
+                parts.append(part)
+                offset += len(part)
+                missing -= len(part)
+        finally:
+            os.close(descriptor)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def local_path(self) -> Path:
+        """The file itself."""
+        return self._path
+
+
+def source_files(source: Path) -> dict[str, LocalFile]:
+    """The files of a checkpoint on disk by relative POSIX path; a single file under its own name.
+
+    Of a folder: the regular files in it and in its immediate subfolders, hidden ones left out. A
+    symbolic link counts as its target as long as that lies in the folder itself (or, for a
+    snapshot in a Hugging Face cache, in the repository that the snapshot belongs to).
+
+    Raises:
+        SourceNotFound: there is no such file or folder.
+        UnsafePath: a link leads out of the folder.
+        AccessDenied: the folder or a file in it may not be read.
+    """
+    try:
+        if source.is_file():
+            files = {source.name: LocalFile(source.resolve())}
+        elif source.is_dir():
+            root = source.resolve()
+            files = dict(_folder_files(root, _trusted_root(root), depth=1))
+        else:
+            raise SourceNotFound(
+                f"{source} is neither a file nor a folder",
+                hint="check the spelling of the path",
+                path=str(source),
+            )
+        for path, file in files.items():
+            if not os.access(file.local_path(), os.R_OK):
+                raise AccessDenied(f"{path} may not be read", path=path)
+    except PermissionError as error:
+        raise AccessDenied(f"{source} may not be read: {error.strerror}") from error
+    return files
+
+
+def _trusted_root(folder: Path) -> Path:
+    # <cache>/models--owner--name/snapshots/<revision>/ links into ../../blobs/
+    return folder.parent.parent if folder.parent.name == "snapshots" else folder
+
+
+def _folder_files(folder: Path, trusted: Path, depth: int) -> Iterator[tuple[str, LocalFile]]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        try:
+            target = entry.resolve(strict=True)
+        except (OSError, RuntimeError):  # a dangling or circular link
+            continue
+        mode = target.stat().st_mode
+        wanted = stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and depth > 0)
+        if wanted and not target.is_relative_to(trusted):
+            raise UnsafePath(
+                f"{entry.name} is a link to {target}, outside the checkpoint's folder",
+                hint="put the file itself there",
+                path=entry.name,
+            )
+        if stat.S_ISREG(mode):
+            yield entry.name, LocalFile(target)
+        elif stat.S_ISDIR(mode) and depth > 0:
+            for name, file in _folder_files(entry, trusted, depth - 1):
+                yield f"{entry.name}/{name}", file

@@ -1,0 +1,168 @@
+"""Jobs in the store, and the join without a coordinator.
+
+Whoever settles a node writes its step once, lists the steps, and publishes what has become ready.
+Two who do so at the same moment publish the same message twice, which its action key makes
+harmless. Needs only a strongly consistent store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from corepress.domain.artifact import canonical_json
+from corepress.domain.errors import CorepressError, InternalError
+from corepress.domain.job import JobRequest
+from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
+from corepress.domain.stage import Outputs
+from corepress.messages.work import Work
+from corepress.ports.bus import Bus
+from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime.actions import load_outputs
+
+_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A finished job: the action of every published build, or the errors that stopped it."""
+
+    builds: Mapping[str, str]
+    errors: Mapping[str, Mapping[str, Any]]
+
+
+def submit(
+    store: Store, bus: Bus, job: str, request: JobRequest, source: Mapping[str, Any]
+) -> None:
+    """Write the job down and send its first message.
+
+    Args:
+        job: a name of its own.
+        request: what is asked for.
+        source: the resolved source, see the fetch stage.
+    """
+    store.create(_key(job, "request"), _REQUEST.dump_json(request))
+    nodes = opening_nodes(request, source)
+    store.create(_key(job, "opening"), canonical_json([node.document() for node in nodes]))
+    _publish_ready(store, bus, job, after=None)
+
+
+def settle(store: Store, bus: Bus, job: str, node_id: str, outcome: str | CorepressError) -> None:
+    """Record what became of a node and publish what follows.
+
+    Args:
+        outcome: the key of the committed action, or the error.
+    """
+    if isinstance(outcome, str):
+        outcome = _accept(store, job, node_id, outcome)
+    if isinstance(outcome, str):
+        step: dict[str, Any] = {"action": outcome}
+    else:
+        step = {"error": outcome.document()}
+    store.create(_key(job, f"steps/{node_id}"), canonical_json(step))
+    _publish_ready(store, bus, job, after=node_id)
+
+
+def result(store: Store, job: str) -> JobResult | None:
+    """What became of the job, None while it is at work."""
+    try:
+        document = json.loads(store.get(_key(job, "result")))
+    except DocumentNotFound:
+        return None
+    return JobResult(document["builds"], document["errors"])
+
+
+def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
+    """The settled nodes: ``{"action": key}`` or ``{"error": document}`` by node id."""
+    prefix = f"jobs/{job}/steps/"
+    return {
+        key.removeprefix(prefix).removesuffix(".json"): json.loads(store.get(key))
+        for key in store.keys(prefix)
+    }
+
+
+def _accept(store: Store, job: str, node_id: str, action: str) -> str | CorepressError:
+    """The action's key where its outcome is good enough for the node, else the error.
+
+    Where the node was normalize, its plan is written before anything follows from it.
+    """
+    outputs = _outputs(store, action)
+    node = next(n for n in _nodes(store, job) if n.id == node_id)
+    try:
+        node.refuse_below_threshold(outputs)
+        if node.stage == "normalize":
+            nodes = build_nodes(_request(store, job), outputs.facts)
+            store.create(_key(job, "plan"), canonical_json([n.document() for n in nodes]))
+    except CorepressError as error:
+        return error
+    return action
+
+
+def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
+    """Publish the nodes that ``after``, just settled, was the last thing missing for."""
+    nodes = _nodes(store, job)
+    settled = steps(store, job)
+    while True:
+        done = {node: step["action"] for node, step in settled.items() if "action" in step}
+        failed = [node for node, step in settled.items() if "error" in step]
+        state = ready(nodes, done, failed)
+        if not state.doomed:
+            break
+        for node in state.doomed:
+            cause = next(settled[n] for n in node.needs if n in failed)
+            store.create(_key(job, f"steps/{node.id}"), canonical_json(cause))
+            settled[node.id] = cause
+    for node in state.runnable:
+        if after is not None and after not in node.needs:
+            continue
+        outputs = {needed: _outputs(store, done[needed]) for needed in node.needs}
+        bus.publish(node.stage, Work(job, node.id, node.task(outputs)).encode())
+    if all(node.id in settled for node in nodes):
+        _finish(store, job, nodes, settled)
+
+
+def _finish(
+    store: Store, job: str, nodes: Sequence[Node], settled: Mapping[str, Mapping[str, Any]]
+) -> None:
+    document = {
+        "builds": {
+            node.id.removeprefix("publish-"): settled[node.id]["action"]
+            for node in nodes
+            if node.stage == "publish" and "action" in settled[node.id]
+        },
+        "errors": {
+            node.id: settled[node.id]["error"]
+            for node in nodes
+            if "error" in settled[node.id]
+            and not any("error" in settled[needed] for needed in node.needs)
+        },
+    }
+    store.create(_key(job, "result"), canonical_json(document))
+
+
+def _nodes(store: Store, job: str) -> list[Node]:
+    documents = json.loads(store.get(_key(job, "opening")))
+    try:
+        documents += json.loads(store.get(_key(job, "plan")))
+    except DocumentNotFound:
+        pass  # not normalized yet, or never will be
+    return [Node.from_document(document) for document in documents]
+
+
+def _request(store: Store, job: str) -> JobRequest:
+    return _REQUEST.validate_json(store.get(_key(job, "request")))
+
+
+def _outputs(store: Store, action: str) -> Outputs:
+    outputs = load_outputs(store, action)
+    if outputs is None:
+        raise InternalError(f"action {action} is not in the store, though a step names it")
+    return outputs
+
+
+def _key(job: str, what: str) -> str:
+    return f"jobs/{job}/{what}.json"

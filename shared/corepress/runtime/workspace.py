@@ -1,0 +1,67 @@
+"""The workspace of a stage that runs on a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from corepress.domain.artifact import Blob, Digest
+from corepress.domain.stage import BlobWriter, Handle
+from corepress.ports.store import Store
+
+Report = Callable[[str, float, float, str], None]
+"""Takes activity, done, total and unit."""
+
+_REPORT_INTERVAL_S = 0.1
+
+
+class StoreWorkspace:
+    """A `corepress.domain.stage.Workspace` whose files live in a store."""
+
+    def __init__(self, store: Store, scratch: Path, report: Report) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._report = report
+        self._reported: tuple[str, float] = ("", 0.0)
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of its own, deleted afterwards."""
+        return self._scratch
+
+    def open(self, blob: Blob) -> Handle:
+        """The stored file of an input."""
+        return self._store.open(blob)
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the store holds a file of this digest already."""
+        return self._store.has(digest)
+
+    def keep(self, path: Path) -> Blob:
+        """Hand a finished local file over to the store."""
+        return self._store.add(path)
+
+    def keep_bytes(self, data: bytes) -> Blob:
+        """Hand a small document over to the store."""
+        with self._store.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def adopt(self, path: Path, digest: Digest) -> Blob:
+        """Let the store have a user's own file at least cost."""
+        return self._store.adopt(path, digest)
+
+    def create(self) -> AbstractContextManager[BlobWriter]:
+        """A file written as a stream."""
+        return self._store.writer()
+
+    def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:
+        """Pass a report on, unless the same activity reported a moment ago."""
+        last_activity, last_s = self._reported
+        now_s = time.monotonic()
+        if activity == last_activity and done < total and now_s - last_s < _REPORT_INTERVAL_S:
+            return
+        self._reported = (activity, now_s)
+        self._report(activity, done, total, unit)

@@ -1,0 +1,41 @@
+"""Normalizing the tiny checkpoints as a user would, with all that their training config tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from corepress.domain.job import CheckpointOptions
+from corepress_normalize.folder import normalize_folder
+
+TINY = Path(__file__).parents[1] / "fixtures" / "tiny"
+ARCHITECTURES = ("sd15", "sd15-inpainting", "sd21-v", "sdxl-base", "sdxl-refiner", "controlnet")
+
+
+def checkpoint(architecture: str) -> Path:
+    return TINY / architecture / "model.safetensors"
+
+
+def tiny_options(architecture: str, **more: Any) -> CheckpointOptions:
+    """What tells the tiny sizes that no public checkpoint has."""
+    folder = TINY / architecture
+    return CheckpointOptions(
+        original_config=yaml.safe_load((folder / "config.yaml").read_text()),
+        config={
+            path.name.split(".")[0]: json.loads(path.read_text())
+            for path in folder.glob("*.config.json")
+        },
+        **more,
+    )
+
+
+def normalize_tiny(architecture: str, out: Path, **more: Any) -> dict[str, Any]:
+    return normalize_folder(
+        checkpoint(architecture), out, tiny_options(architecture, **more), ignore_progress
+    )
+
+
+def ignore_progress(activity: str, done: float, total: float, unit: str) -> None:
+    pass
