@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from corepress.domain.job import CheckpointOptions
 from corepress_normalize.folder import normalize_folder
 

@@ -103,9 +103,9 @@ def test_text_encoders_of_sdxl(normalized: Normalized, architecture: str) -> Non
     assert_close(second.hidden_states[-2], values["text2.penultimate"])
     assert_close(second.text_embeds, values["text2.pooled"])
     if "text1.input_ids" in values:
-        first = CLIPTextModel.from_pretrained(
-            out, subfolder="text_encoder", dtype=torch.float32
-        )(values["text1.input_ids"], output_hidden_states=True)
+        first = CLIPTextModel.from_pretrained(out, subfolder="text_encoder", dtype=torch.float32)(
+            values["text1.input_ids"], output_hidden_states=True
+        )
         assert_close(first.hidden_states[-2], values["text1.penultimate"])
 
 

@@ -1,4 +1,4 @@
-"""The walks against the classes that they describe, and the plans against the original's outputs."""
+"""The walks against the classes that they describe, the plans against the original outputs."""
 
 from __future__ import annotations
 

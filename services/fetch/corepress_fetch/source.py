@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from corepress.domain.errors import InvalidRequest
-from corepress.runtime.files import LocalFile, source_files
+from corepress.runtime.files import LocalFile, source_files, tokenizer_files
 from corepress_fetch.http_file import HttpFile
 
 Source = dict[str, LocalFile] | dict[str, HttpFile]
@@ -64,7 +64,7 @@ def resolve(uri: str, tokenizer: str | None = None) -> dict[str, Any]:
         "fingerprint": fingerprint(open_source(uri)),
     }
     if tokenizer is not None:
-        resolved["tokenizer_fingerprint"] = fingerprint(source_files(Path(tokenizer)))
+        resolved["tokenizer_fingerprint"] = fingerprint(tokenizer_files(Path(tokenizer)))
     return resolved
 
 

@@ -13,7 +13,7 @@ from corepress.domain.errors import OutputConflict
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.identify import identify
-from corepress.runtime.files import LocalFile, source_files
+from corepress.runtime.files import LocalFile, source_files, tokenizer_files
 from corepress.runtime.lanes import Lane
 from corepress.runtime.needed_files import needed_files
 from corepress_normalize.documents import MANIFEST, json_file, manifest, source_document
@@ -49,7 +49,7 @@ def normalize_folder(
     files = source_files(source)
     identification = identify(files, options.for_identify)
     needed = {path: files[path] for path in needed_files(files, identification)}
-    tokenizer = source_files(Path(options.tokenizer)) if options.tokenizer is not None else None
+    tokenizer = tokenizer_files(Path(options.tokenizer)) if options.tokenizer is not None else None
     with output_folder(out) as (new, temporary):
         sink = FolderSink(temporary, progress)
         blobs: dict[str, Blob] = {}

@@ -260,11 +260,11 @@ def _stored_prediction(scheduler: Mapping[str, Any] | None) -> PredictionType | 
     """What a scheduler's configuration says; diffusers' default is epsilon."""
     if scheduler is None:
         return None
-    stored = scheduler.get("prediction_type", PredictionType.EPSILON.value)
+    stored = str(scheduler.get("prediction_type", PredictionType.EPSILON.value))
     known = {kind.value: kind for kind in (PredictionType.EPSILON, PredictionType.V_PREDICTION)}
     if stored not in known:
         raise UnsupportedCheckpoint(
-            f"{_SCHEDULER} has the prediction type {quote(str(stored))}", path=_SCHEDULER
+            f"{_SCHEDULER} has the prediction type {quote(stored)}", path=_SCHEDULER
         )
     return known[stored]
 

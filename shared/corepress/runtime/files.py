@@ -22,6 +22,12 @@ class LocalFile:
         """The file's size when it was first asked for."""
         return self._path.stat().st_size
 
+    @property
+    def fingerprint(self) -> list[int]:
+        """What changes when the file does: size in bytes, modification time in nanoseconds."""
+        status = self._path.stat()
+        return [status.st_size, status.st_mtime_ns]
+
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Exactly ``size_bytes`` bytes from ``offset``.
 
@@ -81,6 +87,19 @@ def source_files(source: Path) -> dict[str, LocalFile]:
     except PermissionError as error:
         raise AccessDenied(f"{source} may not be read: {error.strerror}") from error
     return files
+
+
+def tokenizer_files(folder: Path) -> dict[str, LocalFile]:
+    """The files of a tokenizer on disk: the JSON and text files in a folder.
+
+    Raises:
+        SourceNotFound, UnsafePath, AccessDenied: see `source_files`.
+    """
+    return {
+        path: file
+        for path, file in source_files(folder).items()
+        if "/" not in path and path.endswith((".json", ".txt"))
+    }
 
 
 def _trusted_root(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from .part import Part
 from .unet import levels, skip_channels, unet_encoder
 from .unet_sizes import unet_sizes
 
+_HINT = re.compile(r"input_hint_block\.(\d{1,3})\.(?:weight|bias)")
 _HINT_WIDTHS = (16, 32, 96, 256)
 
 
@@ -30,13 +31,15 @@ def controlnet_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
 
 def controlnet_sizes(part: Part) -> dict[str, Any]:
     """The sizes of a ControlNet in the original layout, named as in diffusers' configuration."""
-    hint: dict[int, int] = {}
+    hint: dict[int, list[int]] = {}
     for name, tensor in part.tensors.items():
-        match = re.fullmatch(r"input_hint_block\.(\d{1,3})\.bias", name)
+        match = _HINT.fullmatch(name)
         if match and tensor.shape:
-            hint[int(match[1])] = tensor.shape[0]
-    # 0 is the first convolution, then pairs: one that keeps the width, one that widens
-    widths = [hint[index] for index in sorted(hint)[:-1] if index % 4 == 0]
+            hint.setdefault(int(match[1]), []).append(tensor.shape[0])
+    # 0 is the first convolution; then come pairs of which the second widens: 2 and 4, 6 and 8, ...
+    widths = [
+        part.agreed("hint's channels", hint[index]) for index in sorted(hint) if index % 4 == 0
+    ]
     return {
         **unet_sizes(part),
         "conditioning_channels": part.agreed(

@@ -59,13 +59,16 @@ def parameters(component: str, config: Mapping[str, Any]) -> list[Parameter]:
     try:
         for setting in _COUNTS:
             _refuse_absurd(config.get(setting))
-        return list(_WALKS[class_name(config)](config))
+        walked = list(_WALKS[class_name(config)](config))
+        for parameter in walked:
+            _refuse_non_sizes(parameter)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MissingConfig(
             f"the configuration of {component} is incomplete or contradicts itself "
             f"({type(error).__name__}: {error})",
             hint=f"Pass a complete one: --config {component}=FILE.",
         ) from error
+    return walked
 
 
 def today_name(config: Mapping[str, Any], name: str) -> str:
@@ -81,3 +84,8 @@ def _refuse_absurd(count: Any) -> None:
             _refuse_absurd(part)
     elif isinstance(count, int) and count > _ABSURD_COUNT:
         raise ValueError(f"{count} layers")
+
+
+def _refuse_non_sizes(parameter: Parameter) -> None:
+    if not all(isinstance(size, int) for size in parameter.shape):
+        raise TypeError(f"{parameter.name} would have the shape {parameter.shape}")

@@ -1,0 +1,78 @@
+"""The convert stage: one component under one recipe to a checked ``.mlpackage``, on any host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from corepress.domain.artifact import Artifact
+from corepress.domain.stage import Outputs, Stage, Task, Workspace
+
+TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
+
+
+def run(task: Task, workspace: Workspace) -> Outputs:
+    """Convert a component and measure the result against torch.
+
+    Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`. Inputs: ``component``, a
+    folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``; facts
+    ``psnr_db`` per output, ``inputs``, ``outputs``, ``precision``.
+
+    Raises:
+        PermanentError: the component cannot be converted.
+        TransientError: the store or the disk failed.
+    """
+    # torch and coremltools take seconds to import: only the process that converts pays for them
+    from corepress.evaluate import Package  # noqa: PLC0415
+    from corepress_compile.export import export_package  # noqa: PLC0415
+    from corepress_compile.networks import load_network  # noqa: PLC0415
+    from corepress_compile.parity import measure  # noqa: PLC0415
+    from corepress_compile.spec import MODEL_NAMES, BuildSpec  # noqa: PLC0415
+
+    spec = BuildSpec.from_parameters(task.parameters)
+    folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
+    name = f"{MODEL_NAMES[spec.component]}.mlpackage"
+    package = workspace.scratch / name
+    workspace.progress("convert", 0, 1, "part")
+    export_package(spec, load_network(spec, folder), package, _description(spec.component))
+    workspace.progress("convert", 1, 1, "part")
+    figures = measure(
+        spec, folder, package, lambda done: workspace.progress("check", done, 1, "part")
+    )
+    opened = Package.open(package)
+    facts: dict[str, Any] = {
+        "precision": spec.precision,
+        "psnr_db": figures,
+        "inputs": [_feature(feature) for feature in opened.inputs],
+        "outputs": [_feature(feature) for feature in opened.outputs],
+    }
+    return Outputs({"package": keep_tree(package, name, workspace)}, facts)
+
+
+def materialize(artifact: Artifact, workspace: Workspace, folder: Path) -> Path:
+    """Lay an artifact's files out in a folder, as links to the store's own."""
+    for path, blob in artifact.files.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(workspace.open(blob).local_path())
+    return folder
+
+
+def keep_tree(folder: Path, name: str, workspace: Workspace) -> Artifact:
+    """Hand a folder's files over to the store, as an artifact with ``name`` as its root."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return Artifact(
+        {f"{name}/{path.relative_to(folder).as_posix()}": workspace.keep(path) for path in files}
+    )
+
+
+def _feature(feature: Any) -> Mapping[str, Any]:
+    return {"name": feature.name, "shape": list(feature.shape), "dtype": feature.dtype}
+
+
+def _description(component: str) -> str:
+    return f"Stable Diffusion {component.replace('_', ' ')}"
+
+
+STAGE = Stage("convert", revision=1, run=run, toolchain=TOOLCHAIN)

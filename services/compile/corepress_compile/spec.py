@@ -1,0 +1,56 @@
+"""What is to be built of one component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from corepress.domain.recipe import ComponentName, Precision
+
+MODEL_NAMES: Mapping[ComponentName, str] = {
+    "text_encoder": "TextEncoder",
+    "text_encoder_2": "TextEncoder2",
+    "unet": "Unet",
+    "vae_decoder": "VAEDecoder",
+    "vae_encoder": "VAEEncoder",
+}
+"""The file name of each model's package, as Apple's Swift package looks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """One model of a build.
+
+    ``latent_size`` is (height, width) of the latent, None for text encoders; the image is
+    ``vae_scale_factor`` times as large. ``clip_skip`` counts as the web UIs do: 1 is the last
+    layer; None leaves the layer that the family conditions on.
+    """
+
+    component: ComponentName
+    family: str
+    precision: Precision
+    deployment_target: str
+    latent_size: tuple[int, int] | None = None
+    vae_scale_factor: int = 8
+    batch: int = 1
+    clip_skip: int | None = None
+
+    @staticmethod
+    def from_parameters(parameters: Mapping[str, Any]) -> BuildSpec:
+        """The spec in a convert task's parameters."""
+        latent_size = None
+        factor = int(parameters.get("vae_scale_factor", 8))
+        if "size" in parameters:
+            width, height = parameters["size"]
+            latent_size = (height // factor, width // factor)
+        return BuildSpec(
+            component=parameters["component"],
+            family=parameters["family"],
+            precision=parameters["precision"],
+            deployment_target=parameters["deployment_target"],
+            latent_size=latent_size,
+            vae_scale_factor=factor,
+            batch=parameters.get("batch", 1),
+            clip_skip=parameters.get("clip_skip"),
+        )

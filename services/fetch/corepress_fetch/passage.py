@@ -1,0 +1,61 @@
+"""What is learned of a weight file's tensors while its bytes pass once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from math import prod
+
+from corepress.domain.checkpoint import Tensor
+from corepress.domain.source_index import IndexedTensor
+from corepress.runtime.finite import all_finite, is_float
+
+
+class TensorPassage:
+    """Digests and screens the tensors of a file that is fed in order, in pieces of any size.
+
+    Args:
+        tensors: of the file; none overlap.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._found: dict[str, IndexedTensor] = {}
+        self._ahead = sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size_bytes))
+        self._ahead.reverse()
+        self._position = 0
+        self._begin()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        view, start = memoryview(data), self._position
+        self._position += len(data)
+        while self._ahead:
+            tensor = self._ahead[-1]
+            end = tensor.offset + tensor.size_bytes
+            self._take(tensor, view[max(0, tensor.offset - start) : max(0, end - start)])
+            if end > self._position:
+                return
+            self._found[tensor.name] = IndexedTensor(self._hasher.hexdigest(), self._finite)
+            self._ahead.pop()
+            self._begin()
+
+    @property
+    def found(self) -> dict[str, IndexedTensor]:
+        """The tensors that passed entirely, by name."""
+        return dict(self._found)
+
+    def _begin(self) -> None:
+        self._hasher = hashlib.sha256()
+        self._finite = True
+        self._split_value = b""
+
+    def _take(self, tensor: Tensor, data: memoryview) -> None:
+        if not data:
+            return
+        self._hasher.update(data)
+        if not is_float(tensor.dtype):
+            return
+        values = self._split_value + data if self._split_value else data
+        whole = len(values) - len(values) % (tensor.size_bytes // prod(tensor.shape))
+        self._finite &= all_finite(values[:whole], tensor.dtype)
+        self._split_value = bytes(values[whole:])

@@ -1,0 +1,163 @@
+"""Normalized weights are, bit for bit, those that diffusers' own converters make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from normalize_support import (
+    ARCHITECTURES,
+    TINY,
+    checkpoint,
+    ignore_progress,
+    normalize_tiny,
+    tiny_options,
+)
+from safetensors.torch import load_file, save_file
+
+from corepress.domain.errors import NonFiniteWeights
+from corepress_normalize.folder import normalize_folder
+
+TENSOR = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+NORMALIZED_TENSOR = "mid_block.resnets.0.conv1.weight"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob("*.safetensors")
+    return load_file(path)
+
+
+def assert_identical(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype, name
+        assert torch.equal(actual[name], tensor), name
+
+
+def changed_checkpoint(path: Path, changes: dict[str, torch.Tensor]) -> Path:
+    save_file({**load_file(checkpoint("sd15")), **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tensors_are_those_of_the_recorded_mapping(tmp_path: Path, architecture: str) -> None:
+    normalize_tiny(architecture, tmp_path / "out")
+    source = load_file(checkpoint(architecture))
+    mapping = json.loads((TINY / architecture / "diffusers_mapping.json").read_text())
+    for component, tensors in mapping.items():
+        expected = {
+            name: apply(source[original], operation)
+            for name, (original, operation) in tensors.items()
+            if not name.endswith("position_ids")  # a constant that current libraries do not store
+        }
+        assert_identical(weights(tmp_path / "out" / component), expected)
+
+
+def apply(tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    if operation == "squeeze":
+        return tensor.squeeze(-1).squeeze(-1)
+    if operation == "transpose":
+        return tensor.T
+    if operation.startswith("rows "):
+        part, parts = map(int, operation.removeprefix("rows ").split("/"))
+        return tensor.chunk(parts)[part]
+    assert operation == "copy"
+    return tensor
+
+
+def test_tensors_are_those_of_the_converters_of_diffusers(tmp_path: Path) -> None:
+    normalize_tiny("sd15", tmp_path / "out")
+    configs = {
+        name: json.loads((tmp_path / "out" / name / "config.json").read_text())
+        for name in ("unet", "vae")
+    }
+    for name, convert in {
+        "unet": convert_ldm_unet_checkpoint,
+        "vae": convert_ldm_vae_checkpoint,
+    }.items():
+        expected = convert(load_file(checkpoint("sd15")), configs[name])
+        assert_identical(weights(tmp_path / "out" / name), expected)
+
+
+def test_float16_is_rounded_as_torch_rounds(tmp_path: Path) -> None:
+    report = normalize_tiny("sd15", tmp_path / "half", precision="fp16")
+    normalize_tiny("sd15", tmp_path / "full")
+    for name in ("unet", "vae", "text_encoder"):
+        full = weights(tmp_path / "full" / name)
+        assert_identical(
+            weights(tmp_path / "half" / name), {key: t.half() for key, t in full.items()}
+        )
+        assert report["components"][name]["precision"] == "float16"
+
+
+def test_float32_on_request(tmp_path: Path) -> None:
+    normalize_tiny("sd21-v", tmp_path / "half")
+    normalize_tiny("sd21-v", tmp_path / "full", precision="fp32")
+    half = weights(tmp_path / "half" / "text_encoder")
+    assert_identical(
+        weights(tmp_path / "full" / "text_encoder"), {key: t.float() for key, t in half.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]
+)
+def test_other_types_are_taken_to_what_core_ml_has(tmp_path: Path, dtype: torch.dtype) -> None:
+    stored = {
+        name: t.to(dtype) if t.is_floating_point() else t
+        for name, t in load_file(checkpoint("sd15")).items()
+    }
+    save_file(stored, tmp_path / "model.safetensors")
+    normalize_folder(
+        tmp_path / "model.safetensors", tmp_path / "out", tiny_options("sd15"), ignore_progress
+    )
+    wanted = torch.float32 if dtype == torch.float64 else torch.float16
+    actual = weights(tmp_path / "out" / "unet")[NORMALIZED_TENSOR]
+    assert actual.dtype == wanted
+    assert torch.equal(actual, stored[TENSOR].to(wanted))
+
+
+def test_what_float16_cannot_hold_stays_float32_and_is_named(tmp_path: Path) -> None:
+    large = load_file(checkpoint("sd15"))[TENSOR]
+    large[0, 0, 0, 0] = 70_000.0
+    source = changed_checkpoint(tmp_path / "large.safetensors", {TENSOR: large})
+    report = normalize_folder(
+        source, tmp_path / "out", tiny_options("sd15", precision="fp16"), ignore_progress
+    )
+    unet = weights(tmp_path / "out" / "unet")
+    assert torch.equal(unet.pop(NORMALIZED_TENSOR), large)
+    assert {t.dtype for t in unet.values()} == {torch.float16}
+    (decision,) = [d for d in report["decisions"] if "kept in float32" in d["choice"]]
+    assert NORMALIZED_TENSOR in decision["choice"]
+
+
+def test_nan_and_infinity_are_refused_by_name_in_all_components(tmp_path: Path) -> None:
+    tensors = load_file(checkpoint("sd15"))
+    other = "first_stage_model.decoder.conv_out.weight"
+    tensors[TENSOR].view(-1)[-1] = np.nan
+    tensors[other].view(-1)[0] = np.inf
+    source = changed_checkpoint(
+        tmp_path / "bad.safetensors", {TENSOR: tensors[TENSOR], other: tensors[other]}
+    )
+    with pytest.raises(NonFiniteWeights) as refusal:
+        normalize_folder(source, tmp_path / "out", tiny_options("sd15"), ignore_progress)
+    assert TENSOR in refusal.value.message
+    assert other in refusal.value.message
+    assert "2 tensors" in refusal.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
+
+    report = normalize_folder(
+        source,
+        tmp_path / "out",
+        tiny_options("sd15", allow_non_finite=True, precision="fp16"),
+        ignore_progress,
+    )
+    assert weights(tmp_path / "out" / "unet")[NORMALIZED_TENSOR].isnan().sum() == 1
+    assert any(TENSOR in decision["choice"] for decision in report["decisions"])
