@@ -98,7 +98,7 @@ def read_plan(plan: TensorPlan, files: Mapping[str, MemoryFile]) -> np.ndarray:
         array = array[slice(*plan.rows)]
     if plan.transpose:
         array = array.T
-    return np.ascontiguousarray(array).reshape(plan.shape)
+    return np.array(array, order="C").reshape(plan.shape)
 
 
 def write_safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:

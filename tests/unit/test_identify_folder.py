@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from identify_support import (
     MemoryFile,
     arrays_of,
@@ -26,6 +29,7 @@ from corepress.domain.errors import (
     MissingConfig,
     MissingShard,
     MissingVariant,
+    PermanentError,
     UnsafePath,
     UnsafePickle,
     UnsupportedCheckpoint,
@@ -245,6 +249,29 @@ def test_json_files_that_are_none(folder: Folder, data: bytes):
         assert caught.value.path == path
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_any_setting_of_any_configuration_is_accepted_or_refused(complete: Folder, data: Any):
+    path = data.draw(st.sampled_from(sorted(p for p in complete if p.endswith("config.json"))))
+    config = json.loads(complete[path].data)
+    config[data.draw(st.sampled_from(sorted(config)))] = data.draw(JSON_VALUES)
+    with contextlib.suppress(PermanentError):
+        assert of({**complete, path: as_json(config)}).components
+
+
+def test_a_checkpoint_beside_unbound_components(folder: Folder):
+    beside = {path: file for path, file in folder.items() if path.startswith("vae/")}
+    files = {"model.safetensors": header_only(manifest("sd15")), **beside}
+    assert of(files).layout is Layout.SINGLE_FILE
+
+
 def test_component_names_that_lead_elsewhere(folder: Folder):
     index = {"_class_name": "X", "../evil": ["diffusers", "UNet2DConditionModel"]}
     with pytest.raises(UnsafePath):
@@ -305,7 +332,8 @@ def mixed(folder: Folder) -> Folder:
 def test_variants_are_chosen_per_component(mixed: Folder, options: Any, text_encoder: str | None):
     found = of(mixed, **options)
     assert chosen(found) == {"unet": "fp16", "vae": None, "text_encoder": text_encoder}
-    assert {"unet", "text_encoder"} <= {decision.subject for decision in found.decisions}
+    subjects = {decision.subject for decision in found.decisions}
+    assert subjects == {"unet", "text_encoder"} | ({"vae"} if "variant" in options else set())
 
 
 def test_variants_that_are_not_there(mixed: Folder):

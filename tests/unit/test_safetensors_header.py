@@ -170,7 +170,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.text(max_size=5) | st.just("__metadata__"),

@@ -16,11 +16,17 @@ from corepress.identify import identify
 from corepress.runtime.files import LocalFile, source_files, tokenizer_files
 from corepress.runtime.lanes import Lane
 from corepress.runtime.needed_files import needed_files
-from corepress_normalize.documents import MANIFEST, json_file, manifest, source_document
+from corepress.runtime.output_folder import output_folder
+from corepress_normalize.documents import (
+    MANIFEST,
+    MANIFEST_SCHEMA,
+    json_file,
+    manifest,
+    source_document,
+)
 from corepress_normalize.engine import PIECE_BYTES
 from corepress_normalize.folder_sink import FolderSink, Progress
 from corepress_normalize.normalize import Normalized, normalize
-from corepress_normalize.output_folder import output_folder
 
 
 def normalize_folder(
@@ -50,7 +56,7 @@ def normalize_folder(
     identification = identify(files, options.for_identify)
     needed = {path: files[path] for path in needed_files(files, identification)}
     tokenizer = tokenizer_files(Path(options.tokenizer)) if options.tokenizer is not None else None
-    with output_folder(out) as (new, temporary):
+    with output_folder(out, MANIFEST, MANIFEST_SCHEMA) as (new, temporary):
         sink = FolderSink(temporary, progress)
         blobs: dict[str, Blob] = {}
         with Lane("hash source", depth=len(needed)) as lane:

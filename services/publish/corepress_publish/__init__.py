@@ -1,0 +1,1 @@
+"""Publishing: the bundle that apps load, its manifest, model card and checksums."""

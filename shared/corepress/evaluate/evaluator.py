@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 """Called after each operation with the number of operations done and their total."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     package: Package,
     inputs: Mapping[str, Tensor | NDArray[Any]],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from corepress.domain.errors import CorruptBundle, UnsupportedOperation
+from corepress.domain.errors import CorepressError, CorruptBundle, UnsupportedOperation
 from corepress.evaluate.element_types import Arithmetic
 from corepress.evaluate.operators import IMPLIED_PARAMETERS, OPERATORS
 from corepress.evaluate.program import Binding, Operation, Program, Variable
@@ -51,21 +51,25 @@ def execute(
     not have the declared number and shapes.
     """
     operator = OPERATORS[operation.kind]
-    arguments = {
-        parameter: operator.parameters[parameter](tuple(resolve(b) for b in bindings))
-        for parameter, bindings in operation.arguments.items()
-        if parameter not in IMPLIED_PARAMETERS
-    }
+    where = f"{operation.kind} '{operation.name}'"
     try:
+        arguments = {
+            parameter: operator.parameters[parameter](tuple(resolve(b) for b in bindings))
+            for parameter, bindings in operation.arguments.items()
+            if parameter not in IMPLIED_PARAMETERS
+        }
         outcome = operator.function(**arguments)
+    except CorepressError as error:
+        message = f"{where}: {error.message}"
+        raise type(error)(message, hint=error.hint, path=error.path) from error
     except Exception as error:
-        error.add_note(f"in {operation.kind} '{operation.name}'")
+        error.add_note(f"in {where}")
         raise
     results = outcome if isinstance(outcome, tuple) else (outcome,)
     if len(results) != len(operation.outputs):
         raise CorruptBundle(
-            f"{operation.kind} '{operation.name}' gives {len(results)} results where the program "
-            f"declares {len(operation.outputs)}"
+            f"{where} gives {len(results)} results where the program declares "
+            f"{len(operation.outputs)}"
         )
     return tuple(
         declared(result, variable, arithmetic)
@@ -77,7 +81,7 @@ def declared(value: Tensor, variable: Variable, arithmetic: Arithmetic) -> Tenso
     """A value as its variable is declared; :class:`CorruptBundle` where the shape is another."""
     shape = tuple(value.shape)
     fits = len(shape) == len(variable.shape) and all(
-        declared in (size, None) for size, declared in zip(shape, variable.shape, strict=True)
+        due in (size, None) for size, due in zip(shape, variable.shape, strict=True)
     )
     if not fits:
         raise CorruptBundle(

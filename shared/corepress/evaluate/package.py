@@ -77,6 +77,8 @@ class Package:
         if description.functions:
             function_name = description.defaultFunctionName
             interface = _function_description(description, model_path)
+        if interface.state:
+            raise UnsupportedOperation("the model keeps a state", path=str(model_path))
         package = cls(
             path=path,
             folder=model_path.parent,

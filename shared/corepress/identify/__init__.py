@@ -1,7 +1,7 @@
 """What a checkpoint is, from its headers and small configuration files alone."""
 
-from .identify import identify
-from .report import inspect, needs, report
-from .safetensors_header import read_header
+from corepress.identify.identify import identify
+from corepress.identify.report import inspect, needs, report
+from corepress.identify.safetensors_header import read_header
 
 __all__ = ["identify", "inspect", "needs", "read_header", "report"]

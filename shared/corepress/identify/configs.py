@@ -11,15 +11,14 @@ from typing import Any
 
 from corepress.domain.checkpoint import PredictionType
 from corepress.domain.errors import MissingConfig
-
-from .architectures.clip import WITH_PROJECTION, clip_sizes
-from .architectures.controlnet import controlnet_sizes
-from .architectures.part import Part
-from .architectures.unet_sizes import unet_sizes
-from .architectures.vae import vae_sizes
-from .families.family import Family, TextEncoder
-from .families.published import CLIP
-from .original_config import OriginalConfig
+from corepress.identify.architectures.clip import WITH_PROJECTION, clip_sizes
+from corepress.identify.architectures.controlnet import controlnet_sizes
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.unet_sizes import unet_sizes
+from corepress.identify.architectures.vae import vae_sizes
+from corepress.identify.families.family import Family, TextEncoder
+from corepress.identify.families.published import CLIP
+from corepress.identify.original_config import OriginalConfig
 
 _BASE_CHANNELS = 320
 """The channels of SD 1's first level, for which its 8 heads hold."""

@@ -23,18 +23,17 @@ from corepress.domain.errors import (
     UnsafePath,
     UnsupportedCheckpoint,
 )
-
-from .architectures.part import Part
-from .architectures.walks import class_name, is_known, parameters, today_name
-from .configs import scheduler_config
-from .families.family import Family, Traits
-from .families.recognise import recognise
-from .json_file import read_json_object
-from .original_config import read_original_config
-from .plan import Planned, copy_all, plan, refuse_incomplete
-from .prediction import ambiguity, decide_prediction_type
-from .quoting import listing, quote
-from .weight_files import Found, choose_variants, find_weights, read_variant
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.walks import class_name, is_known, parameters, today_name
+from corepress.identify.configs import scheduler_config
+from corepress.identify.families.family import Family, Traits
+from corepress.identify.families.recognise import recognise
+from corepress.identify.json_file import read_json_object
+from corepress.identify.original_config import read_original_config
+from corepress.identify.plan import Planned, copy_all, plan, refuse_incomplete
+from corepress.identify.prediction import ambiguity, decide_prediction_type
+from corepress.identify.quoting import listing, quote
+from corepress.identify.weight_files import Found, choose_variants, find_weights, read_variant
 
 _INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
@@ -66,8 +65,14 @@ class _Entry:
 
 
 def is_diffusers(files: Files) -> bool:
-    """Whether files are laid out as diffusers does, as a pipeline or as components."""
-    return _INDEX in files or bool(_root_component(files)) or bool(_component_folders(files))
+    """Whether files are laid out as diffusers does, as a pipeline or as components.
+
+    A checkpoint at the top counts for more than components beside it that no index binds together.
+    """
+    if _INDEX in files or _root_component(files):
+        return True
+    checkpoint = any("/" not in path and path.endswith(".safetensors") for path in files)
+    return not checkpoint and bool(_component_folders(files))
 
 
 def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identification:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from corepress.domain.checkpoint import Files, Identification, IdentifyOptions
 from corepress.domain.errors import UnsupportedCheckpoint
-
-from .diffusers_folder import identify_diffusers_folder, is_diffusers
-from .quoting import listing
-from .single_file import identify_single_file
-from .weight_files import PICKLE_ENDINGS
+from corepress.identify.diffusers_folder import identify_diffusers_folder, is_diffusers
+from corepress.identify.quoting import listing
+from corepress.identify.single_file import identify_single_file
+from corepress.identify.weight_files import PICKLE_ENDINGS
 
 _CHECKPOINT_ENDINGS = (".safetensors", *PICKLE_ENDINGS)
 

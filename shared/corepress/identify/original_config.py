@@ -9,7 +9,7 @@ from typing import Any
 from corepress.domain.checkpoint import PredictionType
 from corepress.domain.errors import MissingConfig
 
-_SAMPLER_SCALINGS = {
+_DENOISER_SCALINGS = {
     "EpsScaling": PredictionType.EPSILON,
     "VScaling": PredictionType.V_PREDICTION,
 }
@@ -55,9 +55,9 @@ def read_original_config(document: Mapping[str, Any] | None) -> OriginalConfig:
         heads=_positive(network.get("num_heads")),
         head_channels=_positive(network.get("num_head_channels")),
         prediction_type=_prediction_type(params),
-        scale_factor=params.get("scale_factor"),
-        beta_start=params.get("linear_start"),
-        beta_end=params.get("linear_end"),
+        scale_factor=_number(params.get("scale_factor")),
+        beta_start=_number(params.get("linear_start")),
+        beta_end=_number(params.get("linear_end")),
         last_layer=None if text is None else text == "last",
     )
 
@@ -65,10 +65,10 @@ def read_original_config(document: Mapping[str, Any] | None) -> OriginalConfig:
 def _prediction_type(params: Mapping[str, Any]) -> PredictionType | None:
     if "denoiser_config" in params:
         target = _at(params, "denoiser_config", "params", "scaling_config").get("target", "")
-        return _SAMPLER_SCALINGS.get(str(target).rpartition(".")[2])
+        return _DENOISER_SCALINGS.get(str(target).rpartition(".")[2])
     # LDM's DDPM class has "eps" as its default
     named = {"eps": PredictionType.EPSILON, "v": PredictionType.V_PREDICTION}
-    return named.get(params.get("parameterization", "eps"))
+    return named.get(str(params.get("parameterization", "eps")))
 
 
 def _at(document: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -80,4 +80,8 @@ def _at(document: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
 
 def _positive(value: Any) -> int | None:
     """A count; LDM writes -1 for "not set"."""
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and value > 0 else None
+
+
+def _number(value: Any) -> float | None:
+    return value if type(value) in (int, float) and value > 0 else None

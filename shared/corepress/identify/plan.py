@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from corepress.domain.checkpoint import Tensor, TensorPlan
 from corepress.domain.errors import IncompleteCheckpoint, UnsupportedCheckpoint
-
-from .architectures.parameter import Parameter
-from .architectures.part import Part
-from .quoting import listing, quote
+from corepress.identify.architectures.parameter import Parameter
+from corepress.identify.architectures.part import Part
+from corepress.identify.quoting import listing, quote
 
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """The dtypes that weights can be normalized from."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from corepress.domain.checkpoint import IdentifyOptions, PredictionType, Problem
 from corepress.domain.errors import AmbiguousPredictionType
-
-from .families.family import Family
+from corepress.identify.families.family import Family
 
 
 def decide_prediction_type(

@@ -8,9 +8,8 @@ from math import prod
 from typing import Any
 
 from corepress.domain.checkpoint import Component, Files, Identification, IdentifyOptions
-
-from .identify import identify
-from .safetensors_header import DTYPE_BITS
+from corepress.identify.identify import identify
+from corepress.identify.safetensors_header import DTYPE_BITS
 
 _BYTES_AT_PRECISION: Mapping[str, Mapping[str, int]] = {
     "fp16": {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "F8_E4M3": 2, "F8_E5M2": 2},

@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 
 from corepress.domain.checkpoint import ByteSource, Tensor
 from corepress.domain.errors import CorruptCheckpoint, UnsupportedCheckpoint
-
-from .file_kind import SNIFF_BYTES, FileKind, file_kind
-from .quoting import quote
+from corepress.identify.file_kind import SNIFF_BYTES, FileKind, file_kind
+from corepress.identify.quoting import quote
 
 DTYPE_BITS = {
     "F4": 4,

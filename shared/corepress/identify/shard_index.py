@@ -8,10 +8,9 @@ from typing import NoReturn
 
 from corepress.domain.checkpoint import Files, Tensor
 from corepress.domain.errors import CorruptCheckpoint, CorruptIndex, MissingShard, UnsafePath
-
-from .json_file import read_json_object
-from .quoting import quote
-from .safetensors_header import read_header
+from corepress.identify.json_file import read_json_object
+from corepress.identify.quoting import quote
+from corepress.identify.safetensors_header import read_header
 
 _UNSAFE = re.compile(r"^/|^~|\\|:|[\x00-\x1f]|(^|/)\.{1,2}(/|$)|//|^$|/$")
 """Absolute, climbing, empty, or with a drive, a backslash or a control character."""

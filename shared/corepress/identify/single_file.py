@@ -19,18 +19,22 @@ from corepress.domain.checkpoint import (
     WeightFiles,
 )
 from corepress.domain.errors import IncompleteCheckpoint, MissingVariant
-
-from .architectures.clip import published_name
-from .architectures.part import Part
-from .architectures.walks import parameters
-from .configs import network_config, scheduler_config, text_encoder_config, vae_config
-from .families.family import Family, TextEncoder, Traits
-from .families.recognise import recognise, refuse_other_models, unrecognised
-from .original_config import OriginalConfig, read_original_config
-from .plan import Planned, plan, refuse_incomplete
-from .prediction import ambiguity, decide_prediction_type
-from .quoting import listing
-from .weight_files import read_weight_file
+from corepress.identify.architectures.clip import published_name
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.walks import parameters
+from corepress.identify.configs import (
+    network_config,
+    scheduler_config,
+    text_encoder_config,
+    vae_config,
+)
+from corepress.identify.families.family import Family, TextEncoder, Traits
+from corepress.identify.families.recognise import recognise, refuse_other_models, unrecognised
+from corepress.identify.original_config import OriginalConfig, read_original_config
+from corepress.identify.plan import Planned, plan, refuse_incomplete
+from corepress.identify.prediction import ambiguity, decide_prediction_type
+from corepress.identify.quoting import listing
+from corepress.identify.weight_files import read_weight_file
 
 _NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
 _UNET_BLOCKS = ("input_blocks.", "middle_block.", "output_blocks.")

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from corepress.domain.checkpoint import Decision, Files, IdentifyOptions, Tensor, WeightFiles
-from corepress.domain.errors import CorruptCheckpoint, CorruptIndex, MissingVariant, UnsafePickle
-
-from .file_kind import SNIFF_BYTES, FileKind, file_kind
-from .safetensors_header import read_header
-from .shard_index import read_shards
+from corepress.domain.errors import CorruptIndex, MissingVariant, UnsafePickle
+from corepress.identify.file_kind import SNIFF_BYTES, FileKind, file_kind
+from corepress.identify.safetensors_header import read_header
+from corepress.identify.shard_index import read_shards
 
 PICKLE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _STEMS = {"diffusers": ("diffusion_pytorch_model",) * 2, "transformers": ("model", "pytorch_model")}
@@ -109,7 +108,7 @@ def choose_variants(
                 hint="Use --variant auto, or one of those.",
             )
         chosen[component] = variant
-        if variant is not None or len(offer.variants) > 1:
+        if variant is not None or len(offer.variants) > 1 or wanted not in ("auto", "none"):
             decisions.append(Decision(component, f"variant {variant or 'none'}", reason))
     return chosen, decisions
 
@@ -141,7 +140,7 @@ def read_weight_file(files: Files, path: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint in a single file, whatever its name ends in.
 
     Raises:
-        UnsafePickle: it is a pickle, or a zip archive with one, under a name for such.
+        UnsafePickle: it is a pickle, or a zip archive with one, and doesn't pretend otherwise.
         CorruptCheckpoint: it is no safetensors file; a pickle named ``.safetensors`` included.
         UnsupportedCheckpoint: it holds no tensor.
     """
@@ -149,12 +148,6 @@ def read_weight_file(files: Files, path: str) -> dict[str, Tensor]:
     kind = file_kind(source.read(0, min(source.size_bytes, SNIFF_BYTES)))
     if kind in (FileKind.ZIP, FileKind.PICKLE) and not path.endswith(".safetensors"):
         raise pickle_error(path)
-    if kind is not FileKind.OTHER and path.endswith(PICKLE_ENDINGS):
-        raise CorruptCheckpoint(
-            f"{path}: not a checkpoint but {kind.value}",
-            path=path,
-            hint="Download the file again.",
-        )
     return read_header(source, path)
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .parameter import Parameter, linear, norm
-from .part import Part
+from corepress.identify.architectures.parameter import Parameter, linear, norm
+from corepress.identify.architectures.part import Part
 
 _HEAD_CHANNELS = 64
 """The channels of a head in every published CLIP."""

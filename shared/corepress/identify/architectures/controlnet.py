@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from .parameter import Parameter, conv
-from .part import Part
-from .unet import levels, skip_channels, unet_encoder
-from .unet_sizes import unet_sizes
+from corepress.identify.architectures.parameter import Parameter, conv
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.unet import levels, skip_channels, unet_encoder
+from corepress.identify.architectures.unet_sizes import unet_sizes
 
 _HINT = re.compile(r"input_hint_block\.(\d{1,3})\.(?:weight|bias)")
 _HINT_WIDTHS = (16, 32, 96, 256)

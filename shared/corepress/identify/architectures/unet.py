@@ -8,8 +8,7 @@ from itertools import count
 from typing import Any
 
 from corepress.domain.errors import UnsupportedCheckpoint
-
-from .parameter import Parameter, conv, linear, norm
+from corepress.identify.architectures.parameter import Parameter, conv, linear, norm
 
 ATTENTION_DOWN = "CrossAttnDownBlock2D"
 ATTENTION_UP = "CrossAttnUpBlock2D"

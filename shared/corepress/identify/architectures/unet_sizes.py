@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .part import Part
-from .unet import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_MID, PLAIN_UP
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.unet import (
+    ATTENTION_DOWN,
+    ATTENTION_UP,
+    PLAIN_DOWN,
+    PLAIN_MID,
+    PLAIN_UP,
+)
 
 _BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d{1,3})\.(.+)")
 _DEPTH = re.compile(r"(?:1\.)?transformer_blocks\.(\d{1,3})\.")

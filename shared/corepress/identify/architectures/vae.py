@@ -8,10 +8,9 @@ from itertools import chain
 from typing import Any
 
 from corepress.domain.errors import UnsupportedCheckpoint
-
-from .parameter import Parameter, conv, linear, norm
-from .part import Part
-from .unet import per_level
+from corepress.identify.architectures.parameter import Parameter, conv, linear, norm
+from corepress.identify.architectures.part import Part
+from corepress.identify.architectures.unet import per_level
 
 _DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 _OLD_ATTENTION_NAMES = {

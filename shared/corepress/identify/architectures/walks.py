@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from corepress.domain.errors import MissingConfig
-
-from .clip import clip_parameters, published_name
-from .controlnet import controlnet_parameters
-from .parameter import Parameter
-from .unet import unet_parameters
-from .vae import modern_name, vae_parameters
+from corepress.identify.architectures.clip import clip_parameters, published_name
+from corepress.identify.architectures.controlnet import controlnet_parameters
+from corepress.identify.architectures.parameter import Parameter
+from corepress.identify.architectures.unet import unet_parameters
+from corepress.identify.architectures.vae import modern_name, vae_parameters
 
 _WALKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Parameter]]] = {
     "UNet2DConditionModel": unet_parameters,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from corepress.domain.checkpoint import PredictionType
-
-from .family import Family, Traits
-from .published import CONTROLNET
+from corepress.identify.families.family import Family, Traits
+from corepress.identify.families.published import CONTROLNET
 
 CONTROLNET_SD15 = Family(
     name="controlnet-sd15",

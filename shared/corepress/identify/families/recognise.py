@@ -6,13 +6,12 @@ from collections.abc import Collection
 from dataclasses import astuple
 
 from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint
-
-from ..quoting import listing
-from .controlnet import CONTROLNET_SD15, CONTROLNET_SD21, CONTROLNET_SDXL
-from .family import Family, Traits
-from .sd15 import SD15, SD15_INPAINTING
-from .sd21 import SD21, SD21_INPAINTING
-from .sdxl import SDXL, SDXL_INPAINTING, SDXL_REFINER
+from corepress.identify.families.controlnet import CONTROLNET_SD15, CONTROLNET_SD21, CONTROLNET_SDXL
+from corepress.identify.families.family import Family, Traits
+from corepress.identify.families.sd15 import SD15, SD15_INPAINTING
+from corepress.identify.families.sd21 import SD21, SD21_INPAINTING
+from corepress.identify.families.sdxl import SDXL, SDXL_INPAINTING, SDXL_REFINER
+from corepress.identify.quoting import listing
 
 FAMILIES = (
     SD15,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from corepress.domain.checkpoint import PredictionType
-
-from .family import Family, TextEncoder, Traits
-from .published import SCHEDULER, UNET, VAE
+from corepress.identify.families.family import Family, TextEncoder, Traits
+from corepress.identify.families.published import SCHEDULER, UNET, VAE
 
 _TRAITS = Traits(
     network="unet",

@@ -14,26 +14,30 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from corepress.domain.errors import DiskFull, OutputConflict
-from corepress_normalize.documents import MANIFEST, MANIFEST_SCHEMA
 
 
 @contextmanager
-def output_folder(out: Path) -> Iterator[tuple[Path, Path]]:
+def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, Path]]:
     """A new folder that takes the place of ``out`` when the context ends well.
 
     It is filled under a hidden name beside ``out``. What a killed process left of such a folder is
     removed by the next one.
 
+    Args:
+        out: the place.
+        marker: the JSON file in it that tells one of our folders.
+        schema: what that file has under ``schema``.
+
     Yields:
         the new folder, empty, and one for temporary files on the same file system.
 
     Raises:
-        OutputConflict: ``out`` is there and neither empty nor a normalized folder, or its parent
+        OutputConflict: ``out`` is there and neither empty nor one of ours, or its parent
             cannot be written to.
         DiskFull: there is no room.
     """
     out = out.absolute()
-    _refuse_foreign(out)
+    _refuse_foreign(out, marker, schema)
     pattern = f".{out.name}.corepress-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,7 @@ def output_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         new.mkdir()
         temporary.mkdir()
         yield new, temporary
-        _refuse_foreign(out)
+        _refuse_foreign(out, marker, schema)
         if out.exists():
             out.rename(work / "old")
         new.rename(out)
@@ -65,21 +69,21 @@ def output_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         os.close(lock)
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
     if not out.exists() and not out.is_symlink():
         return
-    if out.is_dir() and not out.is_symlink() and (_is_ours(out) or not any(out.iterdir())):
+    if out.is_dir() and not out.is_symlink() and (_is_ours(out / marker, schema) or not any(out.iterdir())):
         return
     raise OutputConflict(
-        f"{out} exists and was not written by corepress normalize",
+        f"{out} exists and is no folder that this command wrote",
         hint="choose another --out, or remove it",
         path=str(out),
     )
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_ours(marker: Path, schema: str) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_bytes())["schema"] == MANIFEST_SCHEMA)
+        return bool(json.loads(marker.read_bytes())["schema"] == schema)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -1,0 +1,5 @@
+"""``python -m corepress``."""
+
+from corepress.cli import main
+
+main()

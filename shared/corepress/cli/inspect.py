@@ -1,0 +1,49 @@
+"""``corepress inspect``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from corepress.cli.options import checkpoint_options, read_options
+from corepress.cli.output import command, print_json, size_text
+from corepress.identify import inspect as inspect_files
+from corepress_fetch.source import open_source
+
+
+@click.command()
+@click.argument("source")
+@checkpoint_options
+@command
+def inspect(source: str, as_json: bool, **options: Any) -> None:
+    """Read a checkpoint's headers and say what it is and what it needs.
+
+    \b
+    Examples:
+      corepress inspect model.safetensors
+      corepress inspect --json folder/ | jq .components
+    """
+    report = inspect_files(open_source(source), read_options(options).for_identify, source)
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{report['source']}\n  layout       {report['layout']}")
+    click.echo(f"  family       {report['family']}")
+    click.echo(f"  prediction   {report['prediction_type']}")
+    click.echo(f"  EMA weights  {'yes' if report['ema'] else 'no'}")
+    for name, component in report["components"].items():
+        dtypes = ", ".join(f"{kind} x {count}" for kind, count in component["dtypes"].items())
+        marks = [mark for mark, set_ in (("sharded", component["sharded"]),) if set_]
+        marks += [f"variant {component['variant']}"] if component["variant"] else []
+        click.echo(
+            f"  {name:<16} {component['parameters'] / 1e6:10.1f} M parameters"
+            f"  {size_text(component['bytes']):>9}  {dtypes}  {' '.join(marks)}".rstrip()
+        )
+    needs = report["needs"]
+    click.echo(
+        f"  needs        {size_text(needs['disk_bytes'])} of disk, "
+        f"{size_text(needs['memory_bytes'])} of memory"
+    )
+    for problem in report["problems"]:
+        click.echo(f"  problem      [{problem['code']}] {problem['message']}")

@@ -1,0 +1,27 @@
+"""The ``corepress`` command and its exit statuses."""
+
+from __future__ import annotations
+
+import click
+
+from corepress.cli.doctor import doctor
+from corepress.cli.inspect import inspect
+from corepress.cli.normalize import normalize
+from corepress.cli.recipes import recipes
+from corepress.cli.run import run
+from corepress.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="corepress", prog_name="corepress")
+def main() -> None:
+    """Stable Diffusion checkpoints in any layout in, verified Core ML bundles out.
+
+    \b
+    Example:
+      corepress run model.safetensors --recipe original --out bundles
+    """
+
+
+for _command in (inspect, normalize, run, verify, recipes, doctor):
+    main.add_command(_command)

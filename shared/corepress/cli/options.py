@@ -1,0 +1,107 @@
+"""The options that say how a checkpoint is read, shared by inspect, normalize and run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from corepress.domain.errors import MissingConfig
+from corepress.domain.job import CheckpointOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp16", "fp32"]),
+        default="auto",
+        help="Of the normalized weights; auto keeps what the checkpoint has.",
+    ),
+    click.option(
+        "--variant",
+        default="auto",
+        metavar="auto|none|NAME",
+        help="Which of a folder's weight-file variants to read.",
+    ),
+    click.option("--family", default="auto", metavar="auto|NAME", help="Insist on a family."),
+    click.option(
+        "--prediction-type",
+        type=click.Choice(["auto", "epsilon", "v_prediction"]),
+        default="auto",
+        help="Where weights can't tell, as for SD2.x.",
+    ),
+    click.option(
+        "--original-config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The LDM/sgm yaml that the checkpoint was trained with.",
+    ),
+    click.option(
+        "--config",
+        "configs",
+        multiple=True,
+        metavar="COMPONENT=FILE",
+        help="A config.json that overrides what was inferred for a component; repeatable.",
+    ),
+    click.option("--ema", is_flag=True, help="Take the averaged weights (model_ema.*)."),
+    click.option(
+        "--clip-skip",
+        type=click.IntRange(min=1),
+        help="1: condition on the last text-encoder layer, 2: on the one before it, ...",
+    ),
+    click.option(
+        "--tokenizer",
+        type=click.Path(exists=True, file_okay=False),
+        help="A folder with vocab.json and merges.txt.",
+    ),
+    click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity in weights."),
+    click.option(
+        "--max-shard-size",
+        default="none",
+        metavar="none|SIZE",
+        help="Never sharded by default; sizes are not supported yet.",
+    ),
+)
+
+
+def checkpoint_options(function: F) -> F:
+    """Add the options to a command; it gets them as one mapping for `read_options`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def read_options(values: dict[str, Any]) -> CheckpointOptions:
+    """The options as a value, with the files they name read and parsed.
+
+    Raises:
+        MissingConfig: a configuration file cannot be read.
+    """
+    configs = values.pop("configs")
+    original = values.pop("original_config")
+    return CheckpointOptions(
+        **values,
+        original_config=_parsed(original, yaml.safe_load) if original else None,
+        config=dict(_component_config(given) for given in configs),
+    )
+
+
+def _component_config(given: str) -> tuple[str, dict[str, Any]]:
+    component, separator, file = given.partition("=")
+    if not separator or not component or not file:
+        raise click.BadParameter(f"{given!r} is not COMPONENT=FILE", param_hint="--config")
+    return component, _parsed(Path(file), json.loads)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        document = parse(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise MissingConfig(f"cannot read {path}: {error}", path=str(path)) from error
+    if not isinstance(document, dict):
+        raise MissingConfig(f"{path} holds no mapping of keys to values", path=str(path))
+    return document

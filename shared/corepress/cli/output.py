@@ -1,0 +1,66 @@
+"""How every command ends: a JSON document or words on stdout, errors with code and hint."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec
+
+import click
+
+from corepress.domain.errors import CorepressError, Interrupted
+from corepress.runtime.worker import as_coded
+
+P = ParamSpec("P")
+
+_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells report it
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Add ``--json`` to a command, and turn every exception into its documented exit status."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs["as_json"])
+        try:
+            function(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            fail(Interrupted("stopped"), as_json, _INTERRUPTED_STATUS)
+        except Exception as error:  # noqa: BLE001  (the boundary: everything gets a status)
+            fail(as_coded(error, traceback.format_exc()), as_json)
+
+    return wrapped
+
+
+def fail(error: CorepressError, as_json: bool, status: int | None = None) -> NoReturn:
+    """Say what is wrong and end with the error's exit status."""
+    if as_json:
+        click.echo(json.dumps({"error": error.document()}, indent=2))
+    click.echo(words(error.document()), err=True)
+    sys.exit(error.exit_code if status is None else status)
+
+
+def words(error: dict[str, Any]) -> str:
+    """An error document for a terminal."""
+    text = f"error [{error['code']}]: {error['message']}"
+    return f"{text}\n  hint: {error['hint']}" if error["hint"] else text
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a command."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def size_text(size_bytes: float) -> str:
+    """A size for people: ``1.7 GB``."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:  # noqa: PLR2004
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"

@@ -1,0 +1,197 @@
+"""``corepress run``: the whole pipeline on this machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Literal
+
+import click
+
+from corepress.adapters.embedded.clone import clone_or_copy
+from corepress.bootstrap import Pipeline, embedded_pipeline
+from corepress.cli.options import checkpoint_options, read_options
+from corepress.cli.output import command, fail, print_json, size_text
+from corepress.cli.progress import ProgressDisplay
+from corepress.config import Settings
+from corepress.domain.artifact import Artifact
+from corepress.domain.errors import CompilerUnavailable, InternalError, from_document
+from corepress.domain.job import JobRequest, default_name, valid_name
+from corepress.domain.recipe import Recipe
+from corepress.recipes import load_recipe
+from corepress.runtime import jobs
+from corepress.runtime.actions import load_outputs
+from corepress.runtime.output_folder import output_folder
+from corepress_fetch.source import resolve
+
+_MANIFEST = "manifest.json"
+_SCHEMA = "corepress.bundle/1"
+_POLL_S = 1.0
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--recipe",
+    "recipe_names",
+    multiple=True,
+    required=True,
+    metavar="NAME_OR_FILE",
+    help="A built-in recipe or a recipe file; repeatable.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Bundles end up under OUT/NAME/RECIPE/.",
+)
+@click.option("--name", help="Of the bundle; by default the source's. One source only.")
+@click.option("--compile", "compile_", type=click.Choice(["never", "required"]))
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Cache and work in progress; by default $COREPRESS_STATE or the user's cache folder.",
+)
+@checkpoint_options
+@command
+def run(
+    sources: tuple[str, ...],
+    recipe_names: tuple[str, ...],
+    out: Path,
+    name: str | None,
+    compile_: Literal["never", "required"] | None,
+    state: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert checkpoints to verified Core ML bundles.
+
+    Interrupted at any moment, the same command goes on where it stopped; run again, it does
+    no work twice.
+
+    \b
+    Examples:
+      corepress run model.safetensors --recipe original --out bundles
+      corepress run a.safetensors b/ --recipe original --recipe mine.yaml --out bundles
+    """
+    if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
+        raise click.BadParameter(
+            "needs a single source and a name of a-z, 0-9, dot, underscore and hyphen",
+            param_hint="--name",
+        )
+    recipes = tuple(load_recipe(each) for each in recipe_names)
+    for recipe in recipes:
+        recipe.refuse_unbuildable()
+    _refuse_equal_names(sources, recipes, name)
+    compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
+    if compile_wish == "required" and sys.platform != "darwin":
+        raise CompilerUnavailable(
+            "--compile required: only macOS has a Core ML compiler",
+            hint="use --compile never here, and compile the published .mlpackage on a Mac",
+        )
+    settings = Settings()
+    checkpoint = read_options(options)
+    requests = [
+        JobRequest(source, recipes, name or default_name(source), checkpoint, compile_wish)
+        for source in sources
+    ]
+    resolved = [resolve(source, checkpoint.tokenizer) for source in sources]
+    with (
+        ProgressDisplay() as display,
+        embedded_pipeline(state or settings.state, settings.cache_limit, display) as pipeline,
+    ):
+        submitted = []
+        for request, source in zip(requests, resolved, strict=True):
+            job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
+            jobs.submit(pipeline.store, pipeline.bus, job, request, source)
+            submitted.append(_finish(pipeline, display, job, request, out))
+    _conclude(submitted, compile_wish, as_json)
+
+
+def _refuse_equal_names(
+    sources: Sequence[str], recipes: Sequence[Recipe], name: str | None
+) -> None:
+    for what, names in (
+        ("sources", [name or default_name(source) for source in sources]),
+        ("recipes", [recipe.name for recipe in recipes]),
+    ):
+        twice = sorted({each for each in names if names.count(each) > 1})
+        if twice:
+            raise click.UsageError(f"two {what} would share the name {', '.join(twice)}")
+
+
+def _finish(
+    pipeline: Pipeline, display: ProgressDisplay, job: str, request: JobRequest, out: Path
+) -> dict[str, Any]:
+    """Work until the job has a result, then lay its bundles out."""
+    display.actions.clear()
+    while (outcome := jobs.result(pipeline.store, job)) is None:
+        pipeline.worker.step(_POLL_S)
+    bundles = {
+        build: _lay_out(pipeline, action, out / request.name / build)
+        for build, action in outcome.builds.items()
+    }
+    return {
+        "source": request.source,
+        "name": request.name,
+        "actions": dict(display.actions),
+        "builds": bundles,
+        "errors": {node: dict(error) for node, error in outcome.errors.items()},
+    }
+
+
+def _lay_out(pipeline: Pipeline, action: str, folder: Path) -> dict[str, Any]:
+    outputs = load_outputs(pipeline.store, action)
+    if outputs is None:
+        raise InternalError(f"the bundle of action {action} is not in the store")
+    bundle: Artifact = outputs.artifacts["bundle"]
+    with output_folder(folder, _MANIFEST, _SCHEMA) as (new, _):
+        for path, blob in bundle.files.items():
+            target = new / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            clone_or_copy(pipeline.store.open(blob).local_path(), target)
+    components = outputs.facts["manifest"]["components"]
+    return {
+        "path": str(folder),
+        "bytes": bundle.size_bytes,
+        "psnr_db": {name: component["psnr_db"] for name, component in components.items()},
+    }
+
+
+def _conclude(finished: list[dict[str, Any]], compile_wish: str, as_json: bool) -> None:
+    errors = [error for job in finished for error in job["errors"].values()]
+    if as_json:
+        document: dict[str, Any] = {"jobs": finished}
+        if errors:
+            document["error"] = errors[0]
+        print_json(document)
+    else:
+        _print_words(finished, compile_wish)
+    if errors:
+        error = from_document(errors[0])
+        if not as_json:
+            fail(error, as_json=False)
+        sys.exit(error.exit_code)
+
+
+def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:
+    for job in finished:
+        for build in job["builds"].values():
+            click.echo(f"{build['path']}  {size_text(build['bytes'])}")
+            for component, outputs in build["psnr_db"].items():
+                for output, figures in outputs.items():
+                    click.echo(
+                        f"  {component:<16} {output:<18} conversion {_db(figures['conversion'])}"
+                        f"  weights {_db(figures['weights'])}"
+                    )
+        if job["actions"] and all(action["cached"] for action in job["actions"].values()):
+            click.echo("  nothing to do: every step was done before")
+    if compile_wish == "never" and any(job["builds"] for job in finished):
+        click.echo("not compiled: the Core ML compiler needs macOS; the bundle holds .mlpackage models")
+
+
+def _db(figure: float | None) -> str:
+    return "    exact" if figure is None else f"{figure:6.1f} dB"
