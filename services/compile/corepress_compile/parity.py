@@ -22,6 +22,8 @@ Figures = dict[str, dict[str, float | None]]
 """Per output: ``conversion`` and ``weights`` in dB; None where both sides are exactly equal."""
 
 _TIMESTEPS = (1.0, 981.0)
+_REFINER_TIME_IDS = 5
+_AESTHETIC_SCORE = 6.0
 _SEED = 20240521
 
 
@@ -93,10 +95,9 @@ def _example(given: Input, spec: BuildSpec, vocabulary: int, generator: torch.Ge
     if given.name == "time_ids":
         assert spec.latent_size is not None, "a UNet has a size"
         height, width = (float(side * spec.vae_scale_factor) for side in spec.latent_size)
-        ids = [height, width, 0.0, 0.0, height, width]
-        if given.shape[1] < len(ids):  # the refiner has an aesthetic score for the target size
-            ids = [height, width, 0.0, 0.0, 6.0]
-        return torch.tensor([ids] * given.shape[0])
+        # original size and crop, then the target size, or the refiner's aesthetic score
+        target = [height, width] if given.shape[1] > _REFINER_TIME_IDS else [_AESTHETIC_SCORE]
+        return torch.tensor([[height, width, 0.0, 0.0, *target]] * given.shape[0])
     values = torch.randn(given.shape, generator=generator)
     if given.name == "x":
         values = values.clamp(-3, 3) / 3

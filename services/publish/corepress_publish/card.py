@@ -10,9 +10,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The bundle's ``README.md``, with the front matter that model hubs read."""
     width, height = manifest["sizes"][0]
     recipe = manifest["recipe"]
-    rows = "\n".join(
-        _row(name, component) for name, component in manifest["components"].items()
-    )
+    rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
     licence = f"license: {manifest['licence']}\n" if manifest["licence"] else ""
     return f"""---
 {licence}library_name: coreml

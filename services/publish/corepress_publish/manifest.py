@@ -40,9 +40,7 @@ def bundle_manifest(
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
         },
-        "normalized": {
-            name: facts["digest"] for name, facts in normalized["components"].items()
-        },
+        "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
         "components": {
             component: _model(artifact, parameters["facts"][component], resources)
             for component, artifact in models.items()

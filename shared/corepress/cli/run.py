@@ -190,7 +190,9 @@ def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:
         if job["actions"] and all(action["cached"] for action in job["actions"].values()):
             click.echo("  nothing to do: every step was done before")
     if compile_wish == "never" and any(job["builds"] for job in finished):
-        click.echo("not compiled: the Core ML compiler needs macOS; the bundle holds .mlpackage models")
+        click.echo(
+            "not compiled: the Core ML compiler needs macOS; the bundle holds .mlpackage models"
+        )
 
 
 def _db(figure: float | None) -> str:

@@ -46,7 +46,7 @@ class PredictionType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as stored: ``dtype`` is safetensors' name; ``offset`` counts from the file's start."""
+    """A tensor as stored: ``dtype`` is safetensors' name, ``offset`` absolute in the file."""
 
     file: str
     name: str

@@ -73,7 +73,9 @@ def default_name(source: str) -> str:
     Returns:
         A name of ``a-z0-9._-``, never empty and never starting with a dot.
     """
-    last = PurePosixPath(source.split("#")[0].split("?")[0].rstrip("/")).name
+    last = PurePosixPath(
+        source.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0].rstrip("/")
+    ).name
     for ending in _ENDINGS:
         if last.lower().endswith(ending):
             last = last[: -len(ending)]

@@ -65,8 +65,7 @@ class Outputs:
         """The inverse of `document`."""
         return Outputs(
             artifacts={
-                name: Artifact.from_document(files)
-                for name, files in document["artifacts"].items()
+                name: Artifact.from_document(files) for name, files in document["artifacts"].items()
             },
             facts=document["facts"],
         )

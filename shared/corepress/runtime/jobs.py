@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,10 +147,8 @@ def _finish(
 
 def _nodes(store: Store, job: str) -> list[Node]:
     documents = json.loads(store.get(_key(job, "opening")))
-    try:
+    with suppress(DocumentNotFound):  # not normalized yet, or never will be
         documents += json.loads(store.get(_key(job, "plan")))
-    except DocumentNotFound:
-        pass  # not normalized yet, or never will be
     return [Node.from_document(document) for document in documents]
 
 

@@ -72,7 +72,11 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
 def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
     if not out.exists() and not out.is_symlink():
         return
-    if out.is_dir() and not out.is_symlink() and (_is_ours(out / marker, schema) or not any(out.iterdir())):
+    if (
+        out.is_dir()
+        and not out.is_symlink()
+        and (_is_ours(out / marker, schema) or not any(out.iterdir()))
+    ):
         return
     raise OutputConflict(
         f"{out} exists and is no folder that this command wrote",

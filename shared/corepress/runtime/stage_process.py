@@ -157,7 +157,9 @@ def serve(
                 workspace = StoreWorkspace(
                     store, Path(scratch), lambda *report: answer({"progress": report})
                 )
-                outcome = {"outputs": stages[task.stage]().run(task, workspace).document()}
+                outcome: dict[str, Any] = {
+                    "outputs": stages[task.stage]().run(task, workspace).document()
+                }
         except Exception as error:  # noqa: BLE001  (the boundary: everything becomes an answer)
             outcome = {"error": as_coded(error, traceback.format_exc()).document()}
         outcome["seconds"] = time.monotonic() - started_s
@@ -184,4 +186,3 @@ def _lines_until_parent_is_gone(requests: int) -> Iterator[bytes]:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-

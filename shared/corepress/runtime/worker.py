@@ -80,7 +80,7 @@ class Worker:
         clock: Clock,
         telemetry: Telemetry,
         owner: str,
-        policy: RetryPolicy = RetryPolicy(),  # noqa: B008  (a frozen value)
+        policy: RetryPolicy = RetryPolicy(),
     ) -> None:
         self._store = store
         self._bus = bus

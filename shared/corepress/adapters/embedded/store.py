@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from corepress.adapters.embedded.clone import clone
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.errors import CorepressError, DiskFull, StoreUnavailable
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
-from corepress.adapters.embedded.clone import clone
 from corepress.runtime.files import LocalFile
 
 _CHUNK_BYTES = 8 << 20

@@ -1,0 +1,53 @@
+# The front door: `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# On Linux, PyPI's torch brings CUDA; pass e.g. TORCH_ARGS="--index-url <PyTorch's CPU index>".
+TORCH_ARGS ?=
+SETUP := $(VENV)/.set-up
+PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test lint types imports format bench check clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+
+setup: $(SETUP) ## make the virtual environment with everything in it
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet -c requirements.lock $(TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(SETUP) ## make a small checkpoint, convert it, show the bundle and its figures
+	$(BIN)/python tests/demo.py build/demo
+
+run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safetensors
+	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
+
+test: $(SETUP) lint types imports ## all checks and tests
+	$(BIN)/pytest
+
+lint: $(SETUP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(SETUP) ## the direction of imports
+	$(BIN)/lint-imports
+
+format: $(SETUP) ## let ruff format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(SETUP) ## the benchmarks, full size: needs 30 GB of disk and an hour
+	$(BIN)/python tests/bench/run.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist
