@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from corepress.evaluate import Package, evaluate, psnr_db, stored_weights
+
+# coremltools collects garbage after each conversion; what the imports made stays anyway.
+gc.freeze()
 
 
 def tensors(output: Any) -> Sequence[Tensor]:
@@ -55,10 +59,10 @@ def unet() -> nn.Module:
     return Outputs(
         UNet2DConditionModel(
             sample_size=8,
-            block_out_channels=(32, 64),
+            block_out_channels=(32,),
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
             cross_attention_dim=32,
             attention_head_dim=4,
             norm_num_groups=8,
@@ -71,7 +75,8 @@ def controlnet() -> nn.Module:
         ControlNetModel(
             block_out_channels=(32, 64),
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            mid_block_type="UNetMidBlock2D",
             cross_attention_dim=32,
             attention_head_dim=4,
             norm_num_groups=8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from coremltools.converters.mil.mil import types
 from torch import Tensor
 
 from corepress.evaluate import Package, evaluate, psnr_db
+
+# coremltools collects garbage after each conversion; what the imports made stays anyway.
+gc.freeze()
 
 TARGETS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct.target.iOS18}
 

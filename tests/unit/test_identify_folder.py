@@ -266,12 +266,6 @@ def test_any_setting_of_any_configuration_is_accepted_or_refused(complete: Folde
         assert of({**complete, path: as_json(config)}).components
 
 
-def test_a_checkpoint_beside_unbound_components(folder: Folder):
-    beside = {path: file for path, file in folder.items() if path.startswith("vae/")}
-    files = {"model.safetensors": header_only(manifest("sd15")), **beside}
-    assert of(files).layout is Layout.SINGLE_FILE
-
-
 def test_component_names_that_lead_elsewhere(folder: Folder):
     index = {"_class_name": "X", "../evil": ["diffusers", "UNet2DConditionModel"]}
     with pytest.raises(UnsafePath):

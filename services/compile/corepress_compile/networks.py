@@ -2,6 +2,7 @@
 
 Each wrapper holds a module of diffusers or transformers and gives it the inputs and outputs that
 Apple's Swift package expects (apple/ml-stable-diffusion, ``torch2coreml.py`` and ``unet.py``).
+Modules are built without data: their parameters are on torch's meta device.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint
 from corepress_compile.spec import BuildSpec
+from corepress_compile.weights import Weights, open_weights
 
 _TIME_IDS = {"sdxl-refiner": 5}
 """How many numbers SDXL's size conditioning has: 6, but the refiner's aesthetic score makes 5."""
@@ -35,9 +37,13 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A module ready for export: its positional inputs and its outputs, all in order."""
+    """A module for inference, its weights, and its positional inputs and outputs in order.
+
+    The module's parameters have shapes but no data; ``weights`` are theirs, by the same names.
+    """
 
     module: nn.Module
+    weights: Weights
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
 
@@ -122,41 +128,50 @@ class _VAEEncoder(nn.Module):
 
 
 def load_network(spec: BuildSpec, folder: Path) -> Network:
-    """The network of a model, from a component's folder, in float32 and for inference.
+    """The network of a model, from a component's folder, for inference in float32.
 
     Raises:
+        CorruptCheckpoint: a weight file is not well-formed.
+        IncompleteCheckpoint: weights are missing or have other shapes than the configuration says.
         InvalidRequest: ``clip_skip`` names a layer that the checkpoint hasn't.
         UnsupportedCheckpoint: the configuration is of a kind this version cannot convert.
     """
-    network = _LOADERS[spec.component](spec, folder)
-    network.module.eval().requires_grad_(requires_grad=False)
-    return network
+    return _LOADERS[spec.component](spec, folder)
 
 
 def _load(kind: Any, folder: Path) -> Any:
-    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    config = kind.load_config(folder, local_files_only=True)
+    with torch.device("meta"):
+        return kind.from_config(config)
 
 
 def _text_encoder(spec: BuildSpec, folder: Path) -> Network:
     xl = spec.family.startswith("sdxl")
     projected = spec.component == "text_encoder_2"
-    encoder = _load(CLIPTextModelWithProjection if projected else CLIPTextModel, folder)
+    config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
     # SD2's OpenCLIP comes without its last layer, SDXL conditions on the one before the last
     ends_at = 2 if spec.family.startswith("sd2") else 1
     default = 2 if xl else ends_at
     skipped = (default if spec.clip_skip is None else spec.clip_skip) - ends_at
-    layers = encoder.config.num_hidden_layers
+    layers = config.num_hidden_layers
     if not 0 <= skipped < layers:
         raise InvalidRequest(
             f"clip-skip {spec.clip_skip}: this text encoder's layers are "
             f"{ends_at} to {ends_at + layers - 1}, counted from the end",
             hint="leave --clip-skip out to use the layer that the family was trained with",
         )
-    length = encoder.config.max_position_embeddings
-    return Network(
-        _TextEncoderXL(encoder, skipped) if xl else _TextEncoder(encoder, skipped),
+    length = config.max_position_embeddings
+    embeddings = (encoder.text_model if projected else encoder).embeddings
+    embeddings.position_ids = torch.arange(length).expand(1, -1)  # a buffer that no file holds
+    return _network(
+        (_TextEncoderXL if xl else _TextEncoder)(encoder, skipped),
+        folder,
+        # transformers 5 has this prefix in one of the two classes, published files have it in both
+        lambda name: ("" if projected else "text_model.") + name.removeprefix("encoder."),
         # ids are cast to integers at once, so float16 never rounds them
-        (Input("input_ids", (1, length), "float32"),),
+        [Input("input_ids", (1, length), "float32")],
         ("hidden_embeds" if xl else "last_hidden_state", "pooled_outputs"),
     )
 
@@ -171,39 +186,49 @@ def _unet(spec: BuildSpec, folder: Path) -> Network:
         )
     height, width = _latent_size(spec)
     width_of_text = config.cross_attention_dim
-    inputs = [
-        ("sample", (spec.batch, config.in_channels, height, width)),
-        ("timestep", (spec.batch,)),
-        ("encoder_hidden_states", (spec.batch, width_of_text, 1, 77)),
-    ]
+    shapes: dict[str, tuple[int, ...]] = {
+        "sample": (spec.batch, config.in_channels, height, width),
+        "timestep": (spec.batch,),
+        "encoder_hidden_states": (spec.batch, width_of_text, 1, 77),
+    }
     if config.addition_embed_type == "text_time":
         numbers = _TIME_IDS.get(spec.family, _DEFAULT_TIME_IDS)
         pooled = (
             config.projection_class_embeddings_input_dim - numbers * config.addition_time_embed_dim
         )
-        inputs += [("time_ids", (spec.batch, numbers)), ("text_embeds", (spec.batch, pooled))]
-    return _network(spec, _Unet(unet), inputs, "noise_pred")
+        shapes |= {"time_ids": (spec.batch, numbers), "text_embeds": (spec.batch, pooled)}
+    return _network(
+        _Unet(unet),
+        folder,
+        lambda name: name.removeprefix("unet."),
+        [Input(name, shape, spec.precision) for name, shape in shapes.items()],
+        ("noise_pred",),
+    )
 
 
 def _vae_decoder(spec: BuildSpec, folder: Path) -> Network:
     vae = _load(AutoencoderKL, folder)
-    shape = (1, vae.config.latent_channels, *_latent_size(spec))
-    return _network(spec, _VAEDecoder(vae), [("z", shape)], "image")
+    z = Input("z", (1, vae.config.latent_channels, *_latent_size(spec)), spec.precision)
+    return _network(_VAEDecoder(vae), folder, str, [z], ("image",))
 
 
 def _vae_encoder(spec: BuildSpec, folder: Path) -> Network:
     vae = _load(AutoencoderKL, folder)
     height, width = (side * spec.vae_scale_factor for side in _latent_size(spec))
-    shape = (1, vae.config.in_channels, height, width)
-    return _network(spec, _VAEEncoder(vae), [("x", shape)], "latent")
+    x = Input("x", (1, vae.config.in_channels, height, width), spec.precision)
+    return _network(_VAEEncoder(vae), folder, str, [x], ("latent",))
 
 
 def _network(
-    spec: BuildSpec, module: nn.Module, inputs: list[tuple[str, tuple[int, ...]]], output: str
+    module: nn.Module,
+    folder: Path,
+    stored_name: Callable[[str], str],
+    inputs: list[Input],
+    outputs: tuple[str, ...],
 ) -> Network:
-    return Network(
-        module, tuple(Input(name, shape, spec.precision) for name, shape in inputs), (output,)
-    )
+    module.eval().requires_grad_(requires_grad=False)
+    weights = open_weights(folder, module, stored_name)
+    return Network(module, weights, tuple(inputs), outputs)
 
 
 def _latent_size(spec: BuildSpec) -> tuple[int, int]:

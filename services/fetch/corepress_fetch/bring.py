@@ -16,7 +16,7 @@ from corepress.runtime.lanes import Lane
 from corepress_fetch.http_file import HttpFile
 from corepress_fetch.passage import TensorPassage
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
 
 
 def bring_local(

@@ -1,6 +1,6 @@
 """Writing a component's weights: byte ranges from source to destination, one after another.
 
-Nothing is instantiated and memory stays flat: three lanes (read, check, write) pass pieces of a few
+Nothing is instantiated and memory stays flat: three lanes (read, check, write) pass pieces of one
 MiB along. Each byte is read once; NaN screening, casting and hashing happen while it passes. What
 an index of the source already knows about a whole tensor is not computed again, and its bytes
 are left to the store to copy.
@@ -27,7 +27,7 @@ from corepress.runtime.lanes import Lane
 from corepress_normalize.layout import Target, header, targets
 from corepress_normalize.precision import cast, overflows
 
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
 _NAMED_AT_MOST = 20
 
 

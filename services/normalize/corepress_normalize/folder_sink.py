@@ -6,10 +6,13 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from io import FileIO
 from pathlib import Path
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
+from corepress.runtime.lanes import Lane
 from corepress_normalize.engine import PIECE_BYTES
 
 Progress = Callable[[str, float, float, str], None]
@@ -38,11 +41,10 @@ class FolderSink:
     def create(self) -> Iterator[_Writer]:
         """A file written as a stream."""
         self._writers += 1
-        writer = _Writer(self._scratch / str(self._writers))
-        try:
+        path = self._scratch / str(self._writers)
+        with path.open("wb", buffering=0) as file, Lane("hash file") as lane:
+            writer = _Writer(path, file, lane)
             yield writer
-        finally:
-            writer.close()
         if writer.digest is None:
             writer.path.unlink()
         else:
@@ -70,23 +72,25 @@ class FolderSink:
 
 
 class _Writer:
-    """A `corepress.domain.stage.BlobWriter` of one file."""
+    """A `corepress.domain.stage.BlobWriter` of one file, which is hashed in a lane of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: FileIO, lane: Lane) -> None:
         self.path = path
         self.digest: Digest | None = None
-        self._file = path.open("wb", buffering=0)
+        self._file = file
+        self._lane = lane
         self._hasher = hashlib.sha256()
         self._size_bytes = 0
 
     @property
     def sha256(self) -> str:
         """Of what was written."""
+        self._lane.wait()
         return self._hasher.hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
-        self._hasher.update(data)
+        """Append bytes, which must not change afterwards."""
+        self._lane.submit(partial(self._hasher.update, data))
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -102,7 +106,3 @@ class _Writer:
         """Finish the file under a digest, by default its sha256."""
         self.digest = digest or Digest("sha256:" + self.sha256)
         return Blob(self.digest, self._size_bytes)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

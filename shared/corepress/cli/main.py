@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from corepress.cli.doctor import doctor
@@ -22,6 +24,9 @@ def main() -> None:
       corepress run model.safetensors --recipe original --out bundles
     """
 
+
+# it warns on every host that is no Mac, and of every torch newer than itself
+logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 for _command in (inspect, normalize, run, verify, recipes, doctor):
     main.add_command(_command)

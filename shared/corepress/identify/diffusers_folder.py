@@ -65,14 +65,8 @@ class _Entry:
 
 
 def is_diffusers(files: Files) -> bool:
-    """Whether files are laid out as diffusers does, as a pipeline or as components.
-
-    A checkpoint at the top counts for more than components beside it that no index binds together.
-    """
-    if _INDEX in files or _root_component(files):
-        return True
-    checkpoint = any("/" not in path and path.endswith(".safetensors") for path in files)
-    return not checkpoint and bool(_component_folders(files))
+    """Whether files are laid out as diffusers does, as a pipeline or as components."""
+    return _INDEX in files or bool(_root_component(files) or _component_folders(files))
 
 
 def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identification:

@@ -23,7 +23,7 @@ class Lane:
     of the context. Where the context is left by an exception, waiting calls are dropped.
     """
 
-    def __init__(self, name: str, depth: int = 3) -> None:
+    def __init__(self, name: str, depth: int = 8) -> None:
         self._calls: queue.Queue[Call | None] = queue.Queue(maxsize=depth)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
@@ -38,6 +38,16 @@ class Lane:
         if self._error is not None:
             raise self._error
         self._calls.put(call)
+
+    def wait(self) -> None:
+        """Wait until everything submitted so far has run.
+
+        Raises:
+            BaseException: what a call raised.
+        """
+        self._calls.join()
+        if self._error is not None:
+            raise self._error
 
     @property
     def abandoned(self) -> bool:
@@ -63,9 +73,9 @@ class Lane:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            if self._error is not None or self._abandoned.is_set():
-                continue
-            try:
-                call()
-            except BaseException as error:  # noqa: BLE001  it is raised again in the submitting thread
-                self._error = error
+            if self._error is None and not self._abandoned.is_set():
+                try:
+                    call()
+                except BaseException as error:  # noqa: BLE001  raised again where calls are submitted
+                    self._error = error
+            self._calls.task_done()
