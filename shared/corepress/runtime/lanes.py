@@ -79,3 +79,4 @@ class Lane:
                 except BaseException as error:  # noqa: BLE001  raised again where calls are submitted
                     self._error = error
             self._calls.task_done()
+        self._calls.task_done()
