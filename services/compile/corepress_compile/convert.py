@@ -34,9 +34,13 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
     name = f"{MODEL_NAMES[spec.component]}.mlpackage"
     package = workspace.scratch / name
-    workspace.progress("convert", 0, 1, "part")
-    export_package(spec, load_network(spec, folder), package, _description(spec.component))
-    workspace.progress("convert", 1, 1, "part")
+    export_package(
+        spec,
+        load_network(spec, folder),
+        package,
+        _description(spec.component),
+        lambda phase, done: workspace.progress(phase, done, 1, "part"),
+    )
     figures = measure(
         spec, folder, package, lambda done: workspace.progress("check", done, 1, "part")
     )

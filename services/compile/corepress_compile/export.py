@@ -1,73 +1,90 @@
-"""From a torch network to a saved Core ML package."""
+"""From a network to a saved Core ML package."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
 import numpy as np
 import torch
+from coremltools.converters.mil.frontend.torch import register_torch_op
 from coremltools.converters.mil.frontend.torch.ops import noop
-from coremltools.converters.mil.frontend.torch.torch_op_registry import (
-    _TORCH_OPS_REGISTRY as _TORCH_OPS,
-)
-from coremltools.converters.mil.mil import Operation
-from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 
+from corepress.domain.errors import InternalError
+from corepress_compile.metadata import describe
 from corepress_compile.networks import Network
-from corepress_compile.reproducible import make_reproducible
+from corepress_compile.package import write_package
+from corepress_compile.precision import float16_precision
 from corepress_compile.spec import BuildSpec
+from corepress_compile.stand_ins import StandIns, converting
 
-_STEPS_TO_TRIGONOMETRY = 6
-
-# A full-length slice becomes aten.alias, which coremltools 9.0 knows only as alias_copy.
-if "alias" not in _TORCH_OPS:
-    _TORCH_OPS["alias"] = noop
+Progress = Callable[[str, float], None]
+"""Takes a phase (``export``, ``convert``, ``save``) and the fraction of it that is done."""
 
 
-def export_package(spec: BuildSpec, network: Network, path: Path, description: str) -> None:
+@register_torch_op(override=True)
+def alias(context: Any, node: Any) -> None:
+    """A full-length slice becomes ``aten.alias``; coremltools 9.0 knows only ``alias_copy``."""
+    noop(context, node)
+
+
+def export_package(
+    spec: BuildSpec, network: Network, path: Path, description: str, progress: Progress
+) -> None:
     """Convert a network and save it as a reproducible ``.mlpackage`` at ``path``.
+
+    The network's parameters are replaced by stand-ins on the way; its weights are only read when
+    the package is written.
+
+    Raises:
+        InternalError: a parameter did not become a constant of the program.
+    """
+    stand_ins = StandIns(network.module)
+    progress("export", 0)
+    program = _exported(network)
+    progress("convert", 0)
+    with converting(stand_ins) as constants:
+        model = _converted(spec, network, program)
+    if lost := stand_ins.names - set(constants.values()):
+        raise InternalError(f"parameters that are no constants of the program: {sorted(lost)}")
+    specification = model.get_spec()
+    describe(specification, spec, description)
+    write_package(
+        path,
+        specification,
+        Path(model.weights_dir) / "weight.bin",
+        constants,
+        network.weights,
+        lambda done: progress("save", done),
+    )
+
+
+def _exported(network: Network) -> torch.export.ExportedProgram:
+    """The network's graph.
 
     ``torch.jit.trace`` of today's UNets fails in coremltools (a one-element array is no scalar to
     numpy 2), the exported program converts.
     """
     with torch.no_grad():
         example = tuple(torch.zeros(i.shape) for i in network.inputs)
-        program = torch.export.export(network.module, example).run_decompositions({})
-    model = ct.convert(
+        program = torch.export.export(network.module, example)
+        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+    return decomposed
+
+
+def _converted(spec: BuildSpec, network: Network, program: torch.export.ExportedProgram) -> Any:
+    in_float32 = spec.precision == "float32"
+    return ct.convert(
         program,
         convert_to="mlprogram",
         minimum_deployment_target=getattr(ct.target, spec.deployment_target),
-        compute_precision=_precision(spec),
+        compute_precision=ct.precision.FLOAT32 if in_float32 else float16_precision(),
         inputs=[
             ct.TensorType(name=i.name, shape=i.shape, dtype=np.dtype(i.dtype).type)
             for i in network.inputs
         ],
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in network.outputs],
         skip_model_load=True,
-    )
-    model.short_description = description
-    model.save(str(path))
-    make_reproducible(path)
-
-
-def _precision(spec: BuildSpec) -> Any:
-    if spec.precision == "float32":
-        return ct.precision.FLOAT32
-    return FP16ComputePrecision(op_selector=lambda op: not _leads_to_trigonometry(op))
-
-
-def _leads_to_trigonometry(op: Operation, steps: int = _STEPS_TO_TRIGONOMETRY) -> bool:
-    """Whether an operation computes the argument of a sine or cosine, or is one.
-
-    Timesteps and SDXL's time ids become sines of arguments up to 1,000 and more, whose float16
-    spacing is half a radian: these few operations stay in float32.
-    """
-    if op.op_type in ("sin", "cos"):
-        return True
-    return steps > 0 and any(
-        _leads_to_trigonometry(child, steps - 1)
-        for output in op.outputs
-        for child in output.child_ops
     )

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint
+from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint, UnsupportedRecipe
 from corepress_compile.spec import BuildSpec
 from corepress_compile.weights import Weights, open_weights
 
@@ -185,11 +185,16 @@ def _unet(spec: BuildSpec, folder: Path) -> Network:
             path="unet/config.json",
         )
     height, width = _latent_size(spec)
-    width_of_text = config.cross_attention_dim
+    halvings = len(config.down_block_types) - 1
+    if height % 2**halvings or width % 2**halvings:
+        raise UnsupportedRecipe(
+            f"a latent of {height}x{width} cannot be halved {halvings} times, as this UNet does",
+            hint=f"use a size whose sides are multiples of {2**halvings * spec.vae_scale_factor}",
+        )
     shapes: dict[str, tuple[int, ...]] = {
         "sample": (spec.batch, config.in_channels, height, width),
         "timestep": (spec.batch,),
-        "encoder_hidden_states": (spec.batch, width_of_text, 1, 77),
+        "encoder_hidden_states": (spec.batch, config.cross_attention_dim, 1, 77),
     }
     if config.addition_embed_type == "text_time":
         numbers = _TIME_IDS.get(spec.family, _DEFAULT_TIME_IDS)

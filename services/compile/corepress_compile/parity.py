@@ -8,7 +8,7 @@ Both evaluate the package in float32 arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from corepress.evaluate import Package, evaluate, psnr_db
 from corepress_compile.networks import Input, Network, load_network
+from corepress_compile.reference import forward
 from corepress_compile.spec import BuildSpec
+from corepress_compile.weights import Weights
 
 Figures = dict[str, dict[str, float | None]]
 """Per output: ``conversion`` and ``weights`` in dB; None where both sides are exactly equal."""
@@ -46,15 +48,11 @@ def measure(
     """
     network = load_network(spec, folder)
     inputs = example_inputs(network, spec)
-    exact = spec.precision == "float32" or _fits_float16(network.module)
-    original = None if exact else _forward(network, inputs)
-    progress(0.2)
-    if not exact:
-        _round_to_float16(network.module)
-    stored = _forward(network, inputs)
-    if original is None:
-        original = stored
-    del network
+    exact = spec.precision == "float32" or network.weights.fit_float16()
+    weights = network.weights if exact else _InFloat16(network.weights)
+    stored = forward(network, weights, inputs)
+    progress(0.25)
+    original = stored if exact else forward(network, network.weights, inputs)
     progress(0.5)
     evaluated = evaluate(
         Package.open(package),
@@ -109,20 +107,20 @@ def _vocabulary(module: nn.Module) -> int:
     return max(tables, default=0)
 
 
-def _forward(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        outputs = network.module(*inputs.values())
-    values = outputs if isinstance(outputs, tuple) else (outputs,)
-    return dict(zip(network.outputs, values, strict=True))
+class _InFloat16(Mapping[str, Tensor]):
+    """Weights as a float16 package stores them."""
 
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
 
-def _fits_float16(module: nn.Module) -> bool:
-    return all(torch.equal(p, p.half().float()) for p in module.parameters())
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[name].half().float()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
 
-def _round_to_float16(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        parameter.data = parameter.data.half().float()
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 def _rounded(figure_db: float) -> float | None:
