@@ -24,10 +24,12 @@ Progress = Callable[[str, float], None]
 """Takes a phase (``export``, ``convert``, ``save``) and the fraction of it that is done."""
 
 
-@register_torch_op(override=True)
 def alias(context: Any, node: Any) -> None:
     """A full-length slice becomes ``aten.alias``; coremltools 9.0 knows only ``alias_copy``."""
     noop(context, node)
+
+
+register_torch_op(alias, override=True)
 
 
 def export_package(
