@@ -17,13 +17,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from corepress.domain.errors import CorepressError, InternalError, from_document
@@ -153,9 +153,9 @@ def serve(
         reset_peak()
         started_s = time.monotonic()
         try:
-            with TemporaryDirectory(dir=scratch_root, prefix="corepress-") as scratch:
+            with _scratch_folder(scratch_root) as scratch:
                 workspace = StoreWorkspace(
-                    store, Path(scratch), lambda *report: answer({"progress": report})
+                    store, scratch, lambda *report: answer({"progress": report})
                 )
                 outcome: dict[str, Any] = {
                     "outputs": stages[task.stage]().run(task, workspace).document()
@@ -166,6 +166,22 @@ def serve(
         outcome["peak_memory_bytes"] = peak_bytes()
         outcome["resident_bytes"] = resident_bytes()
         answer(outcome)
+
+
+@contextlib.contextmanager
+def _scratch_folder(root: Path) -> Iterator[Path]:
+    """A folder for one task, where libraries put their temporary files too.
+
+    coremltools keeps a copy of every model it converts until its process ends, and would leave it
+    in the system's folder when that process is killed.
+    """
+    outside = tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=root, prefix="corepress-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = outside
 
 
 def _lines_until_parent_is_gone(requests: int) -> Iterator[bytes]:
