@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# On Linux, PyPI's torch brings CUDA; pass e.g. TORCH_ARGS="--index-url <PyTorch's CPU index>".
-TORCH_ARGS ?=
+# On Linux, PyPI's torch brings gigabytes of CUDA; this index has CPU builds, and where it cannot be
+# reached pip goes on without it. To install another build: make setup TORCH_ARGS="...".
+TORCH_ARGS ?= --extra-index-url https://download.pytorch.org/whl/cpu
 SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
 
@@ -46,8 +47,9 @@ format: $(SETUP) ## let ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(SETUP) ## the benchmarks, full size: needs 30 GB of disk and an hour
-	$(BIN)/python tests/bench/run.py
+bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
+	$(BIN)/python tests/bench/bench_normalize.py
+	$(BIN)/python tests/bench/bench_pipeline.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist
