@@ -31,10 +31,10 @@ class FolderStore:
     """A `corepress.ports.store.Store` in a folder of the local file system."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        with _translated(root):
+        self.root = root.absolute()
+        with _translated(self.root):
             for folder in ("actions", "blobs", "jobs", "leases", "tmp"):
-                (root / folder).mkdir(parents=True, exist_ok=True)
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> bytes:
         """The document at ``key``."""
