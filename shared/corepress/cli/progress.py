@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from corepress.cli.output import size_text, words
+from corepress.cli.output import size_text
 from corepress.ports.telemetry import NodeRef
 
 
@@ -76,7 +76,7 @@ class ProgressDisplay:
 
     def failed(self, ref: NodeRef, error: Mapping[str, Any]) -> None:
         """The delivery failed for good."""
-        self._say(f"{ref.node}: {words(dict(error))}")
+        self._say(f"{ref.node}: failed, {error['code']}")
 
     def _say(self, line: str) -> None:
         if self._bars:

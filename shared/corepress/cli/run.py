@@ -24,7 +24,7 @@ from corepress.domain.recipe import Recipe
 from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
-from corepress.runtime.output_folder import output_folder
+from corepress.runtime.output_folder import output_folder, refuse_foreign
 from corepress_fetch.source import resolve
 
 _MANIFEST = "manifest.json"
@@ -86,6 +86,9 @@ def run(
     for recipe in recipes:
         recipe.refuse_unbuildable()
     _refuse_equal_names(sources, recipes, name)
+    for each in sources:
+        for build in _builds(recipes):
+            refuse_foreign(out / (name or default_name(each)) / build, _MANIFEST, _SCHEMA)
     compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
     if compile_wish == "required" and sys.platform != "darwin":
         raise CompilerUnavailable(
@@ -116,11 +119,15 @@ def _refuse_equal_names(
 ) -> None:
     for what, names in (
         ("sources", [name or default_name(source) for source in sources]),
-        ("recipes", [recipe.name for recipe in recipes]),
+        ("builds", _builds(recipes)),
     ):
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise click.UsageError(f"two {what} would share the name {', '.join(twice)}")
+
+
+def _builds(recipes: Sequence[Recipe]) -> list[str]:
+    return [build for recipe in recipes for build in recipe.build_names()]
 
 
 def _finish(

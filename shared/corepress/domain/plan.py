@@ -118,8 +118,10 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
     """
     nodes: dict[str, Node] = {}
     for recipe in request.recipes:
-        sizes = _sizes(recipe, normalized)
-        for size in sizes:
+        _refuse_unsuitable_sizes(recipe, normalized)
+        native = tuple(normalized["native_size"] or ())
+        for build, stated in recipe.build_names().items():
+            size = stated or native
             converts: dict[str, str] = {}
             for component in _components(recipe, normalized):
                 node = _convert_node(recipe, component, size, normalized, request)
@@ -128,7 +130,6 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
                 if request.compile == "required":
                     compiled = _compile_node(node)
                     nodes.setdefault(compiled.id, compiled)
-            build = recipe.name if len(sizes) == 1 else f"{recipe.name}-{size[0]}x{size[1]}"
             publish = _publish_node(request, recipe, build, size, converts)
             nodes[publish.id] = publish
     return list(nodes.values())
@@ -155,9 +156,9 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
     return chosen
 
 
-def _sizes(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
-        return [tuple(facts["native_size"])]
+        return
     factor = int(facts["vae_scale_factor"])
     steps = {c: factor if c != "unet" else factor * int(facts["unet_divisor"]) for c in _SIZED}
     for component in _components(recipe, facts):
@@ -169,7 +170,6 @@ def _sizes(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[int, int]]:
                     f"both sides must be positive multiples of {step} pixels",
                     hint=f"use {_round(width, step)}x{_round(height, step)}",
                 )
-    return [(width, height) for width, height in recipe.sizes]
 
 
 def _round(pixels: int, step: int) -> int:
