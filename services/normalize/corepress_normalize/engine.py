@@ -203,7 +203,7 @@ class Engine:
                         piece = handle.read(start, min(step, offset + size - start))
                         check.submit(partial(convert, passage, piece))
                 done += size
-                self._sink.progress(f"normalize {name}", done, total)
+                self._sink.progress(name, done, total)
 
 
 def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
