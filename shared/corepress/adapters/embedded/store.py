@@ -88,7 +88,7 @@ class FolderStore:
         return LocalFile(path)
 
     @contextmanager
-    def writer(self) -> Iterator[FolderBlobWriter]:
+    def writer(self, digest: Digest | None = None) -> Iterator[FolderBlobWriter]:  # noqa: ARG002
         """A new blob as a stream."""
         temporary = self._temporary()
         with _translated(self.root):
