@@ -8,10 +8,11 @@ from pathlib import Path
 
 from normalized import golden, write_normalized
 
+from corepress.domain.bundle import MODEL_NAMES
 from corepress.domain.recipe import SOURCE_COMPONENT, ComponentName, Precision
 from corepress_compile.export import export_package
 from corepress_compile.networks import load_network
-from corepress_compile.spec import MODEL_NAMES, BuildSpec
+from corepress_compile.spec import BuildSpec
 
 FAMILIES = {
     "sd15": "sd15",

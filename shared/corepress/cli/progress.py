@@ -55,7 +55,7 @@ class ProgressDisplay:
 
     def started(self, ref: NodeRef, attempt: int) -> None:
         """The stage begins to run."""
-        self._say(f"{ref.node} ..." if attempt == 1 else f"{ref.node} ... attempt {attempt}")
+        self.say(f"{ref.node} ..." if attempt == 1 else f"{ref.node} ... attempt {attempt}")
 
     def progress(self, ref: NodeRef, activity: str, done: float, total: float, unit: str) -> None:
         """An activity of the running stage came this far."""
@@ -65,20 +65,20 @@ class ProgressDisplay:
         """The action is committed."""
         self.actions[ref.node] = {"cached": cached, **figures}
         if cached:
-            self._say(f"{ref.node}: done before")
+            self.say(f"{ref.node}: done before")
             return
         memory = size_text(figures["peak_memory_bytes"])
-        self._say(f"{ref.node}: {figures['seconds']:.1f} s, {memory} of memory")
+        self.say(f"{ref.node}: {figures['seconds']:.1f} s, {memory} of memory")
 
     def retried(self, ref: NodeRef, error: Mapping[str, Any], delay_s: float) -> None:
         """The delivery failed for now."""
-        self._say(f"{ref.node}: {error['message']} (again in {delay_s:.0f} s)")
+        self.say(f"{ref.node}: {error['message']} (again in {delay_s:.0f} s)")
 
     def failed(self, ref: NodeRef, error: Mapping[str, Any]) -> None:
         """The delivery failed for good."""
-        self._say(f"{ref.node}: {words(dict(error))}")
+        self.say(f"{ref.node}: {words(dict(error))}")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         if self._bars:
             self._bars.console.print(line, markup=False, highlight=False)
         else:

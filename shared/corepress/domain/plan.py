@@ -13,6 +13,7 @@ from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe, VerificationFailed
+from corepress.domain.figures import outputs_below
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import COMPONENTS, SOURCE_COMPONENT, ComponentName, Recipe
 from corepress.domain.stage import Outputs, Task
@@ -76,14 +77,12 @@ class Node:
         """
         if self.min_psnr_db is None:
             return
-        for output, figures in outputs.facts["psnr_db"].items():
-            reached = figures["conversion"]
-            if reached is not None and reached < self.min_psnr_db:
-                raise VerificationFailed(
-                    f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
-                    f"the recipe asks for {self.min_psnr_db} dB",
-                    hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
-                )
+        for output, reached in outputs_below(outputs.facts["psnr_db"], self.min_psnr_db).items():
+            raise VerificationFailed(
+                f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
+                f"the recipe asks for {self.min_psnr_db} dB",
+                hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
+            )
 
 
 def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
