@@ -11,6 +11,7 @@ from torch import Tensor, cat
 
 from corepress.domain.recipe import Precision
 from corepress.evaluate import Package, evaluate, psnr_db
+from corepress_compile.interface import check_interface
 
 ROUNDED_DB = 66  # sd15's weights are float32 with full mantissas, a float16 package rounds them
 FLOAT16_DB = 80
@@ -43,7 +44,9 @@ def time_ids(expected: Mapping[str, Tensor]) -> Tensor:
     ],
 )
 def test_unet_at_every_timestep(name: str, precision: Precision, target: str) -> None:
-    package = Package.open(converted(name, build_spec(name, "unet", precision, target)))
+    spec = build_spec(name, "unet", precision, target)
+    package = Package.open(converted(name, spec))
+    check_interface(package, spec)
     expected = golden(name)
     inputs = {
         "sample": expected["unet.x"],
@@ -64,10 +67,14 @@ def test_unet_at_every_timestep(name: str, precision: Precision, target: str) ->
 )
 def test_vae(name: str, precision: Precision) -> None:
     expected = golden(name)
-    decoder = Package.open(converted(name, build_spec(name, "vae_decoder", precision)))
+    decoder_spec = build_spec(name, "vae_decoder", precision)
+    decoder = Package.open(converted(name, decoder_spec))
+    check_interface(decoder, decoder_spec)
     image = evaluate(decoder, {"z": expected["vae.z"]})["image"]
     assert psnr_db(expected["vae.decoded"], image) > threshold_db(name, precision)
-    encoder = Package.open(converted(name, build_spec(name, "vae_encoder", precision)))
+    encoder_spec = build_spec(name, "vae_encoder", precision)
+    encoder = Package.open(converted(name, encoder_spec))
+    check_interface(encoder, encoder_spec)
     moments = evaluate(encoder, {"x": expected["vae.image"]})["latent"]
     assert psnr_db(expected["vae.moments"], moments) > threshold_db(name, precision)
 
@@ -110,7 +117,9 @@ def test_vae(name: str, precision: Precision) -> None:
 def test_text_encoders(
     name: str, component: str, golden_ids: str, golden_outputs: Mapping[str, str]
 ) -> None:
-    package = Package.open(converted(name, build_spec(name, component)))
+    spec = build_spec(name, component)
+    package = Package.open(converted(name, spec))
+    check_interface(package, spec)
     expected = golden(name)
     for row, ids in enumerate(expected[golden_ids]):
         outputs = evaluate(package, {"input_ids": ids[None].float()})

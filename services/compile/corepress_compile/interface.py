@@ -94,7 +94,7 @@ def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensio
         for inputs, outputs in candidates
     ]
     differences, dimensions = min(found, key=lambda each: len(each[0]))
-    if differences:
+    if differences := differences or [*_contradictions(package)]:
         raise VerificationFailed(
             f"{model} is not as apps read it: {'; '.join(differences)}", path=package.path.name
         )
@@ -172,6 +172,26 @@ def _other_names(
     wanted = ", ".join(feature.name for feature in expected)
     if given != wanted:
         yield f"its {what} are {given}, not {wanted}"
+
+
+def _contradictions(package: Package) -> Iterator[str]:
+    """Where the program has other types than the model's description, which is what apps see."""
+    program = package.program
+    variables = {
+        variable.name: variable
+        for variables in (program.inputs, *(o.outputs for o in program.operations))
+        for variable in variables
+    }
+    for feature in (*package.inputs, *package.outputs):
+        variable = variables.get(feature.name)
+        if variable is None:  # an output that is a constant
+            continue
+        dtype = variable.element.name if variable.element else "no tensor"
+        if (dtype, variable.shape) != (feature.dtype, feature.shape):
+            yield (
+                f"{feature.name} is {feature.dtype} {list(feature.shape)} by the description, "
+                f"{dtype} {list(variable.shape)} in the program"
+            )
 
 
 def _known(spec: BuildSpec | None) -> dict[str, int]:
