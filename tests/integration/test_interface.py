@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from bundle_support import corepress, tiny_bundle
-from coremltools.proto import FeatureTypes_pb2, Model_pb2
 from coremltools.models.utils import rename_feature
+from coremltools.proto import FeatureTypes_pb2, Model_pb2
 
 from corepress.domain.errors import VerificationFailed
 from corepress.evaluate import Feature, Package

@@ -48,7 +48,12 @@ _POLL_S = 1.0
     help="Bundles end up under OUT/NAME/RECIPE/.",
 )
 @click.option("--name", help="Of the bundle; by default the source's. One source only.")
-@click.option("--compile", "compile_", type=click.Choice(["never", "required"]))
+@click.option(
+    "--compile",
+    "compile_",
+    type=click.Choice(["never", "required"]),
+    help="Whether models are compiled, as only macOS can; by default required there.",
+)
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
