@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,8 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     facts: dict[str, Any] = {
         "precision": spec.precision,
         "psnr_db": figures,
-        "inputs": [_feature(feature) for feature in opened.inputs],
-        "outputs": [_feature(feature) for feature in opened.outputs],
+        "inputs": [feature.document() for feature in opened.inputs],
+        "outputs": [feature.document() for feature in opened.outputs],
         "toolchain": {name: installed_version(name) for name in TOOLCHAIN},
     }
     return Outputs({"package": keep_tree(package, name, workspace)}, facts)
@@ -75,10 +74,6 @@ def keep_tree(folder: Path, name: str, workspace: Workspace) -> Artifact:
     return Artifact(
         {f"{name}/{path.relative_to(folder).as_posix()}": workspace.keep(path) for path in files}
     )
-
-
-def _feature(feature: Any) -> Mapping[str, Any]:
-    return {"name": feature.name, "shape": list(feature.shape), "dtype": feature.dtype}
 
 
 def _description(component: str) -> str:

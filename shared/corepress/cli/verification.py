@@ -20,10 +20,11 @@ from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationF
 from corepress.domain.figures import Figures, outputs_below
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.recipe import DEFAULT_MIN_PSNR_DB, SOURCE_COMPONENT
-from corepress.evaluate import Feature, Package
+from corepress.evaluate import Package
 from corepress_compile.interface import check_interface, spec_of
 from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
+from corepress_normalize.documents import MANIFEST
 from corepress_normalize.folder import normalize_folder
 from corepress_publish.published import (
     Manifest,
@@ -32,8 +33,6 @@ from corepress_publish.published import (
     missing_from,
     read_manifest,
 )
-
-_NORMALIZED_MANIFEST = "corepress.json"
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ def opened_source(
 ) -> Iterator[Source]:
     """The checkpoint, normalized for the while unless it is a normalized folder already."""
     asked = replace(options, clip_skip=None) != CheckpointOptions()
-    if (against / _NORMALIZED_MANIFEST).is_file() and not asked:
+    if (against / MANIFEST).is_file() and not asked:
         yield _source(against)
         return
     with TemporaryDirectory(prefix="corepress-verify-") as temporary:
@@ -107,7 +106,7 @@ def opened_source(
 
 
 def _source(folder: Path) -> Source:
-    path = folder / _NORMALIZED_MANIFEST
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
         digests = {name: facts["digest"] for name, facts in manifest["components"].items()}
@@ -243,14 +242,10 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
         path,
         ["interface"],
         package.precision,
-        [_feature(feature) for feature in package.inputs],
-        [_feature(feature) for feature in package.outputs],
+        [feature.document() for feature in package.inputs],
+        [feature.document() for feature in package.outputs],
         least_db,
     )
-
-
-def _feature(feature: Feature) -> Mapping[str, Any]:
-    return {"name": feature.name, "shape": list(feature.shape), "dtype": feature.dtype}
 
 
 def _published_spec(manifest: Manifest, component: str) -> BuildSpec:

@@ -37,6 +37,10 @@ class Feature:
     shape: tuple[int, ...]
     dtype: str
 
+    def document(self) -> dict[str, Any]:
+        """The feature as JSON."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+
 
 @dataclass(frozen=True)
 class Package:
