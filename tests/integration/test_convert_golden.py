@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from convert_support import build_spec, converted
+from convert_support import build_spec, conforming
 from golden_figures import (
     TEXT_ENCODERS,
     text_encoder_db,
@@ -14,7 +14,6 @@ from golden_figures import (
 )
 
 from corepress.domain.recipe import ComponentName, Precision
-from corepress.evaluate import Package
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ from corepress.evaluate import Package
     ],
 )
 def test_unet_at_every_timestep(name: str, precision: Precision, target: str) -> None:
-    package = Package.open(converted(name, build_spec(name, "unet", precision, target)))
+    package = conforming(name, build_spec(name, "unet", precision, target))
     figures = unet_db(name, package)
     assert min(figures.values()) > threshold_db(name, precision), figures
 
@@ -39,14 +38,14 @@ def test_unet_at_every_timestep(name: str, precision: Precision, target: str) ->
     [("sd15", "float16"), ("sd15-inpainting", "float16"), ("sdxl-base", "float32")],
 )
 def test_vae(name: str, precision: Precision) -> None:
-    decoder = Package.open(converted(name, build_spec(name, "vae_decoder", precision)))
+    decoder = conforming(name, build_spec(name, "vae_decoder", precision))
     assert vae_decoder_db(name, decoder) > threshold_db(name, precision)
-    encoder = Package.open(converted(name, build_spec(name, "vae_encoder", precision)))
+    encoder = conforming(name, build_spec(name, "vae_encoder", precision))
     assert vae_encoder_db(name, encoder) > threshold_db(name, precision)
 
 
 @pytest.mark.parametrize(("name", "component"), TEXT_ENCODERS)
 def test_text_encoders(name: str, component: ComponentName) -> None:
-    package = Package.open(converted(name, build_spec(name, component)))
+    package = conforming(name, build_spec(name, component))
     figures = text_encoder_db(name, component, package)
     assert min(figures.values()) > threshold_db(name, "float16"), figures

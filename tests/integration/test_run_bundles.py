@@ -241,3 +241,23 @@ def test_several_sizes_give_several_builds(run_job: Any) -> None:
         bundle = job.folder / "sizes" / "model" / f"sizes-{size}"
         (decoder,) = json.loads((bundle / "manifest.json").read_text())["components"].values()
         assert decoder["outputs"] == [{"name": "image", "shape": shape, "dtype": "float32"}]
+
+
+@pytest.mark.parametrize(
+    ("component", "keys"),
+    [
+        ("text_encoder", {"sizes": "native"}),
+        ("vae", {"sizes": [GOLDEN_SIZE], "components": ["vae_decoder"]}),
+    ],
+)
+def test_a_lone_component(component: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    corepress("normalize", *tiny_arguments("sd15"), "--out", tmp_path / "whole")
+    recipe = write_recipe(tmp_path, "lone", **keys)
+    corepress(
+        *("run", tmp_path / "whole" / component, "--recipe", recipe),
+        *("--state", tmp_path / "state", "--out", tmp_path / "out"),
+    )
+    bundle = tmp_path / "out" / component / "lone"
+    report = corepress("verify", bundle, "--json").document
+    assert report["complete"] is False
+    assert len(report["models"]) == 1

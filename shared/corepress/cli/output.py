@@ -75,6 +75,11 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def db_text(figure_db: float | None) -> str:
+    """A figure for people, aligned: `` 97.3 dB``, or that there is no difference at all."""
+    return "    exact" if figure_db is None else f"{figure_db:6.1f} dB"
+
+
 def size_text(size_bytes: float) -> str:
     """A size for people: ``1.7 GB``."""
     for unit in ("B", "kB", "MB"):

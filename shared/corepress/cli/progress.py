@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -28,8 +27,9 @@ _DIGEST = re.compile(r"-[0-9a-f]{8}$")
 class ProgressDisplay:
     """A `corepress.ports.telemetry.Telemetry` for people: one bar for each running step."""
 
-    def __init__(self) -> None:
-        self._bars = _bars() if sys.stderr.isatty() else None
+    def __init__(self, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        self._bars = _bars(console) if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._activities: dict[str, str] = {}
         self.actions: dict[str, dict[str, Any]] = {}
@@ -118,7 +118,7 @@ def _label(ref: NodeRef) -> str:
     return _DIGEST.sub("", ref.node)
 
 
-def _bars() -> Progress:
+def _bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         TextColumn("{task.fields[activity]}"),
@@ -126,6 +126,6 @@ def _bars() -> Progress:
         TaskProgressColumn(),
         TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     )

@@ -14,10 +14,15 @@ from typing import Any
 from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
-from corepress.domain.recipe import COMPONENTS, SOURCE_COMPONENT, ComponentName, Recipe
+from corepress.domain.recipe import (
+    COMPONENTS,
+    SIZED,
+    SOURCE_COMPONENT,
+    ComponentName,
+    Recipe,
+)
 from corepress.domain.stage import Outputs, Task
 
-_SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 
 
@@ -100,9 +105,9 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
     nodes: dict[str, Node] = {}
     for recipe in request.recipes:
         _refuse_unsuitable_sizes(recipe, normalized)
-        native = tuple(normalized["native_size"] or ())
+        native = normalized["native_size"]
         for build, stated in recipe.build_names().items():
-            size = stated or native
+            size = stated or (tuple(native) if native else None)
             converts: dict[ComponentName, Node] = {}
             for component in _components(recipe, normalized):
                 node = _convert_node(recipe, component, size, normalized, request)
@@ -143,12 +148,14 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
 def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
         return
-    factor = int(facts["vae_scale_factor"])
-    steps = {c: factor if c != "unet" else factor * int(facts["unet_divisor"]) for c in _SIZED}
     for component in _components(recipe, facts):
-        step = steps.get(component)
+        if component not in SIZED:
+            continue
+        step = int(facts["vae_scale_factor"])
+        if component == "unet":
+            step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
-            if step and (width <= 0 or height <= 0 or width % step or height % step):
+            if width <= 0 or height <= 0 or width % step or height % step:
                 raise UnsupportedRecipe(
                     f"recipe {recipe.name!r}: size {width}x{height} does not suit {component}: "
                     f"both sides must be positive multiples of {step} pixels",
@@ -163,7 +170,7 @@ def _round(pixels: int, step: int) -> int:
 def _convert_node(
     recipe: Recipe,
     component: ComponentName,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     facts: Mapping[str, Any],
     request: JobRequest,
 ) -> Node:
@@ -176,14 +183,16 @@ def _convert_node(
         "precision": precision,
         "deployment_target": recipe.deployment_target,
     }
-    if component in _SIZED:
+    name = str(component)
+    if component in SIZED:
+        assert size is not None, "what has a size has a native one"
+        name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
     if component == "unet":
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
-    name = f"{component}-{size[0]}x{size[1]}" if component in _SIZED else component
     return Node(
         id=f"convert-{name}-{short}",
         stage="convert",
@@ -209,7 +218,7 @@ def _publish_node(
     request: JobRequest,
     recipe: Recipe,
     build: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     converts: Mapping[ComponentName, Node],
 ) -> Node:
     compiled = request.compile == "required"
@@ -225,7 +234,7 @@ def _publish_node(
         stage="publish",
         parameters={
             "name": request.name,
-            "size": list(size),
+            "size": list(size) if size else None,
             "recipe": asdict(recipe),
             "min_psnr_db": {
                 component: recipe.threshold_db(node.parameters["precision"])

@@ -36,6 +36,9 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
+SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
+"""The models whose shapes depend on the image's size."""
+
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
 
 

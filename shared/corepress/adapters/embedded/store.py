@@ -105,7 +105,7 @@ class FolderStore:
         return LocalFile(path) if expected is None else LinkedFile(path, expected)
 
     @contextmanager
-    def writer(self) -> Iterator[FolderBlobWriter]:
+    def writer(self, digest: Digest | None = None) -> Iterator[FolderBlobWriter]:  # noqa: ARG002
         """A new blob as a stream."""
         temporary = self._temporary()
         writer = FolderBlobWriter(self, temporary)
