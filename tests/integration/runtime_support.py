@@ -18,6 +18,7 @@ from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import Recipe
 from corepress.domain.stage import Task
+from corepress.messages.work import Work
 from corepress.ports.bus import Bus
 from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef
@@ -72,6 +73,18 @@ class Recorder:
         self.events.append(("failed", ref.node, error["code"]))
 
 
+class RecordingBus(MemoryBus):
+    """A bus that keeps what was sent."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.sent: list[bytes] = []
+
+    def publish(self, stage: str, body: bytes) -> None:
+        super().publish(stage, body)
+        self.sent.append(body)
+
+
 @contextmanager
 def stage_process(root: Path, name: str = "stage-process") -> Iterator[StageProcess]:
     """A process of the synthetic stages with the store in ``root/state``."""
@@ -92,21 +105,31 @@ class Machine:
         self.clock = ShiftedClock()
         self.store = FolderStore(root / "state")
         self.broker = MemoryBroker(STAGES, self.clock)
-        self.bus = MemoryBus(self.broker)
+        self.bus = RecordingBus(self.broker)
         self.told = Recorder()
         self._numbers = itertools.count(1)
 
     def submit(
-        self, *recipes: Recipe, store: Store | None = None, bus: Bus | None = None, **deeds: Any
+        self,
+        *recipes: Recipe,
+        job: str | None = None,
+        store: Store | None = None,
+        bus: Bus | None = None,
+        **deeds: list[str],
     ) -> str:
         """Submit a job whose steps do these deeds; ``convert-unet`` is written ``convert_unet``."""
-        job = f"job-{time.monotonic_ns()}"
+        job = job or f"job-{time.monotonic_ns()}"
         document = {step.replace("_", "-", 1): deed for step, deed in deeds.items()}
         script = document | {"journal": str(self.root / f"{job}.journal")}
         source = {"uri": "file:///script", "fingerprint": {}, "script": script}
         request = JobRequest("script", recipes or (SMALL,), "script")
         jobs.submit(store or self.store, bus or self.bus, job, request, source)
         return job
+
+    def message(self, job: str, step: str) -> bytes:
+        """What was sent for a step: the beginning of a node's name is enough."""
+        sent = [Work.decode(body) for body in self.bus.sent]
+        return next(w for w in sent if w.job == job and w.node.startswith(step)).encode()
 
     def script(self, job: str) -> Script:
         """What the steps of a job did."""
@@ -132,13 +155,14 @@ class Machine:
         )
 
     def finish(self, job: str, worker: Worker | None = None) -> JobResult:
-        """Work until a job has a result, and nothing is left to do."""
+        """Work until a job has a result, and nothing is left to do; nobody waits for a delay."""
         worker = worker or self.worker()
         deadline_s = time.monotonic() + _PATIENCE_S
         while (result := jobs.result(self.store, job)) is None:
-            worker.step(0.1)
+            if not worker.step(0.0):
+                self.clock.ahead_s += 0.1
             assert time.monotonic() < deadline_s, jobs.steps(self.store, job)
-        while worker.step(0.01):
+        while worker.step(0.0):
             pass
         return result
 
