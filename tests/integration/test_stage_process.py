@@ -27,6 +27,8 @@ from corepress.domain.stage import Task
 from corepress.runtime import stage_process as module
 from corepress.runtime.stage_process import StageProcess
 
+pytestmark = pytest.mark.timeout(120)  # what is left behind would hold its pipes for minutes
+
 PARENT = """
 import json, sys
 from pathlib import Path

@@ -24,6 +24,7 @@ from corepress.ports.bus import DeadLetter
 from corepress.runtime import jobs, leases
 from corepress.runtime.actions import action_of, load_outputs
 from corepress.runtime.stage_process import StageProcess
+from corepress.runtime.worker import Worker
 
 CONVERT = ("convert-text_encoder", "convert-unet", "convert-vae_decoder", "convert-vae_encoder")
 STEPS = ("fetch", "normalize", "convert-text_encoder")
@@ -248,10 +249,34 @@ def test_two_workers_and_everything_delivered_twice(machine: Machine, root: Path
     assert machine.bundles(result)["all"].keys() == {
         f"{c.removeprefix('convert-')}.mlpackage/weight.bin" for c in CONVERT
     }
-    # a lease is checked for what its last holder left, so nothing is done twice
     ran = Counter(line.split()[0] for line in machine.script(job).journal.read_text().splitlines())
     assert ran == dict.fromkeys(("fetch", "normalize", *CONVERT), 1)
     assert machine.bus.dead_letters() == ()
+
+
+class StoreWhereAnotherWasQuicker(FolderStore):
+    """A store in which, while a lease is being made, another worker does all of the work."""
+
+    def __init__(self, root: Path, another: Worker) -> None:
+        super().__init__(root)
+        self._another: Worker | None = another
+
+    def create(self, key: str, data: bytes) -> bool:
+        another, self._another = self._another, None
+        if another is not None:
+            assert key.startswith("leases/")
+            assert another.step(1)
+        return super().create(key, data)
+
+
+def test_what_the_last_holder_of_a_lease_left_is_taken(machine: Machine, root: Path) -> None:
+    job = machine.submit(bus=TwiceBus(machine.broker))
+    store = StoreWhereAnotherWasQuicker(root / "state", machine.worker())
+    assert machine.worker(store=store).step(1)
+    assert machine.script(job).runs("fetch") == 1
+    assert [event[:2] for event in machine.told.of("finished")] == [
+        *(("fetch", False), ("fetch", True))
+    ]
 
 
 def test_the_first_outcome_of_a_step_stands(machine: Machine) -> None:

@@ -97,6 +97,20 @@ def bring_all(open_store: OpenStore, start: Path, racer: int) -> list[Blob]:
     return [bring(store, bytes([race]) * 10_000) for race in range(_RACES)]
 
 
+def adopt_all(open_store: OpenStore, start: Path, racer: int) -> list[Blob]:
+    """Let the store have one's own files, which have the bytes of all others'."""
+    store, blobs = open_store(), []
+    path = start.with_name(f"model-{racer}.safetensors")
+    meet(start, racer)
+    for race in range(_RACES):
+        data = bytes([race]) * 10_000
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (racer, racer))
+        blobs.append(store.adopt(path, sha256_digest(data)))
+    return blobs
+
+
 def fail_while_writing(store: Store, error: BaseException) -> None:
     """Leave a writer by an exception."""
     with store.writer() as writer:
@@ -317,10 +331,15 @@ class StoreContract:
         assert handle.read(10, 99_990) == data[10:]
 
     @pytest.mark.parametrize("kind", ["threads", "processes"])
+    @pytest.mark.parametrize("run", [bring_all, adopt_all])
     def test_racers_bring_the_same_blob(
-        self, open_store: OpenStore, tmp_path: Path, kind: str
+        self,
+        open_store: OpenStore,
+        tmp_path: Path,
+        kind: str,
+        run: Callable[[OpenStore, Path, int], list[Blob]],
     ) -> None:
-        brought = race_in(kind, bring_all, open_store, tmp_path / "start")
+        brought = race_in(kind, run, open_store, tmp_path / "start")
         store = open_store()
         for race in range(_RACES):
             data = bytes([race]) * 10_000
