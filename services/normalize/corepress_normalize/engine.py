@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
+from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component
 from corepress.domain.errors import NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
@@ -34,8 +34,8 @@ _NAMED_AT_MOST = 20
 class Sink(Protocol):
     """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a file of this digest is there already."""
+    def has(self, blob: Blob) -> bool:
+        """Whether this file is there already."""
         ...
 
     def create(self) -> AbstractContextManager[BlobWriter]:
@@ -175,10 +175,9 @@ class Engine:
         """The weights as the store has them, where that is known without reading any."""
         if not all(passage.known for passage in passages) or not self._acceptable(passages):
             return None
-        digest = tensors_digest(passage.digest for passage in passages)
-        if not self._sink.has(digest):
-            return None
-        return Blob(digest, len(head) + sum(passage.target.size_bytes for passage in passages))
+        size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
+        blob = Blob(tensors_digest(passage.digest for passage in passages), size_bytes)
+        return blob if self._sink.has(blob) else None
 
     def _stream(
         self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
