@@ -155,8 +155,6 @@ def _tensor(path: str, row: _Row, storage: Range) -> Tensor:
     item_bytes = DTYPE_BITS[row.dtype] // 8
     offset = row.offset * item_bytes
     size_bytes = prod(row.shape) * item_bytes
-    if size_bytes and offset + size_bytes > storage_bytes:
-        refuse_corrupt(path, f"its tensor {quote(row.name)} is larger than what is stored of it")
     axes = _axes(row.shape, row.strides) if size_bytes else ()
     if axes is None:
         raise UnsupportedCheckpoint(
@@ -165,6 +163,8 @@ def _tensor(path: str, row: _Row, storage: Range) -> Tensor:
             path=path,
             hint="Load it with torch, and save it again with .contiguous() tensors.",
         )
+    if size_bytes and offset + size_bytes > storage_bytes:
+        refuse_corrupt(path, f"its tensor {quote(row.name)} is larger than what is stored of it")
     return Tensor(path, row.name, row.dtype, tuple(row.shape), start + offset, size_bytes, axes)
 
 

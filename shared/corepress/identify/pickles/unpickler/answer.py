@@ -72,10 +72,10 @@ def _keys(keys: Any, storages: Mapping[str, int]) -> list[str]:
 def _rows(root: Any) -> list[list[Any]]:
     rows = []
     for name, value in _state_dict(root).items():
-        if type(value) is Inert and value.origin.startswith(REBUILDERS):
-            raise Refusal("unsupported", f"its tensor {quote(name)} is made by {value.origin}")
-        if type(value) is not StridedTensor:
+        if not _is_tensor(value):
             continue
+        if type(value) is Inert:
+            raise Refusal("unsupported", f"its tensor {quote(name)} is made by {value.origin}")
         dtype, _ = DTYPES.get(value.dtype, (None, 0))
         if dtype is None:
             raise Refusal(
@@ -93,12 +93,16 @@ def _state_dict(root: Any) -> dict[str, Any]:
     if type(root) is not dict:
         raise Refusal("unsupported", f"it holds no dictionary of tensors, but {kind_of(root)}")
     for candidate in (*(root.get(name) for name in _CONTAINERS), root):
-        if type(candidate) is dict and any(
-            type(value) is StridedTensor for value in candidate.values()
-        ):
+        if type(candidate) is dict and any(map(_is_tensor, candidate.values())):
             return candidate
     keys = ", ".join(quote(key) for key in list(root)[:_KEYS_SHOWN]) or "none"
     raise Refusal("unsupported", f"it holds no dictionary of tensors; its entries: {keys}")
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value) is StridedTensor or (
+        type(value) is Inert and value.origin.startswith(REBUILDERS)
+    )
 
 
 def _is_unicode(text: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import gc
 import json
 import os
 import resource
+import signal
 import sys
 
 from .answer import answer
 
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 192 << 20
 CPU_S = 10
 _LIMITS = {
     resource.RLIMIT_DATA: MEMORY_BYTES,
@@ -22,25 +24,31 @@ _LIMITS = {
     resource.RLIMIT_NPROC: 0,
     resource.RLIMIT_NOFILE: 0,  # what is open stays so, and nothing more can be opened
 }
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(container: str) -> None:
-    """Write the answer to the pickle on standard input to standard output, as JSON.
-
-    The process outlives its parent by no more than its time limit: without the parent its input
-    ends, and its output has no reader.
-    """
-    # the oldest pickles need this codec, which could not be imported any more
-    codecs.lookup("raw-unicode-escape")
+    """Write the answer to the pickle on standard input to standard output, as JSON."""
+    give_up()
     gc.disable()  # all that a pickle makes is needed to the end
+    try:
+        text = json.dumps(answer(sys.stdin.buffer.read(), container), ensure_ascii=False).encode()
+    except MemoryError:
+        text = b'{"refused": "exhausted", "reason": "it takes too much memory", "ran_out": false}'
+    sys.stdout.buffer.write(text)
+    sys.stdout.flush()
+    os._exit(0)  # without taking apart what the pickle made
+
+
+def give_up() -> None:
+    """Die with the parent, and have no more memory, time, files, sockets or processes.
+
+    Where the kernel can't see to the first, the process ends at its time limit all the same.
+    """
+    codecs.lookup("raw-unicode-escape")  # the oldest pickles need it: it can't be imported later
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for kind, limit in _LIMITS.items():
         _, hard = resource.getrlimit(kind)
         lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (lowest, lowest))
-    try:
-        text = json.dumps(answer(sys.stdin.buffer.read(), container), ensure_ascii=False).encode()
-    except MemoryError:
-        text = b'{"refused": "exhausted", "reason": "it needs too much memory", "ran_out": false}'
-    sys.stdout.buffer.write(text)
-    sys.stdout.flush()
-    os._exit(0)  # without taking apart what the pickle made
