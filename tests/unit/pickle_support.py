@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from identify_support import MemoryFile
+from identify_support import (
+    MemoryFile,
+    arrays_of,
+    tiny_file,
+    tiny_options,
+    write_safetensors,
+)
+from safetensors.torch import load
 
 from corepress.domain.checkpoint import Tensor
+from corepress.identify import identify
 from corepress.identify.pickles import read_pickle
 
 TORCH_DTYPES = {
@@ -122,3 +132,30 @@ def weights(**entries: bytes) -> bytes:
     """A pickle of a dictionary."""
     items = b"".join(text(key) + value for key, value in entries.items())
     return b"\x80\x02}(" + items + b"u."
+
+
+def write_bases(folder: Path) -> Path:
+    """A complete tiny checkpoint in every container, for `fuzz_cases.Bases` to damage."""
+    file = tiny_file("sd15")
+    (folder / "model.safetensors").write_bytes(file.data)
+    content = {"epoch": 3, "state_dict": load(file.data)}
+    (folder / "model.zip.ckpt").write_bytes(saved(content))
+    (folder / "model.legacy.ckpt").write_bytes(saved(content, legacy=True))
+    files = {"model.safetensors": file}
+    for component in identify(files, tiny_options("sd15")).components.values():
+        at = folder / "pipeline" / component.name
+        at.mkdir(parents=True)
+        (at / "config.json").write_text(json.dumps(component.config))
+        arrays = arrays_of(component, files)
+        if component.kind == "diffusers":
+            (at / "diffusion_pytorch_model.safetensors").write_bytes(write_safetensors(arrays))
+            continue
+        weight_map = {}
+        for number, names in enumerate((list(arrays)[::2], list(arrays)[1::2]), start=1):
+            shard = f"model-0000{number}-of-00002.safetensors"
+            part = {name: arrays[name] for name in names}
+            (at / shard).write_bytes(write_safetensors(part))
+            weight_map |= dict.fromkeys(part, shard)
+        index = json.dumps({"metadata": {}, "weight_map": weight_map})
+        (at / "model.safetensors.index.json").write_text(index)
+    return folder

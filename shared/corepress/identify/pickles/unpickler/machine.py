@@ -72,7 +72,7 @@ class Machine:
                 self._step(opcode.name, argument)
             return self._stack.pop()
         except (ValueError, IndexError) as error:
-            corrupt(str(error))
+            corrupt(quote(str(error)))
         except RecursionError:
             corrupt("it is nested too deeply")
 
