@@ -369,7 +369,9 @@ def test_variants_that_only_pickles_have(folder: Folder):
     with pytest.raises(CorruptCheckpoint, match=r"ema\.bin"):
         of(folder, variant="ema", allow_pickle=True)
     folder["vae/diffusion_pytorch_model.ema.bin"] = folder[weight_path("vae")]
-    assert chosen(of(folder, variant="ema", allow_pickle=True))["vae"] == "ema"
+    found = of(folder, variant="ema", allow_pickle=True)
+    assert chosen(found)["vae"] == "ema"
+    assert [d.subject for d in found.decisions if d.choice == "read from a pickle"] == ["vae"]
 
 
 # shards

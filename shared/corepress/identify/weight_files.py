@@ -142,6 +142,10 @@ def choose_variants(
         chosen[component] = variant
         if variant is not None or len(offered) > 1 or wanted not in ("auto", "none"):
             decisions.append(Decision(component, f"variant {variant or 'none'}", reason))
+        if variant not in found[component].safetensors:
+            decisions.append(
+                Decision(component, "read from a pickle", "there is no safetensors file")
+            )
     return chosen, decisions
 
 

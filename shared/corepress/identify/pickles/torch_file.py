@@ -23,7 +23,7 @@ from corepress.identify.safetensors_header import DTYPE_BITS
 _LARGEST_PICKLE_BYTES = 16 << 20
 _USUAL_PICKLE_BYTES = 1 << 20
 _LENGTH_BYTES = 8
-_WINDOW_BYTES = 64 << 10
+_WINDOW_BYTES = 16 << 10
 
 Range = tuple[int, int]
 """Offset and size in bytes."""
