@@ -283,7 +283,7 @@ def test_pickles_are_read_by_ranges(
     server.disposition = 'attachment; filename="tiny.ckpt"'
     options = tiny_options("sd15", allow_pickle=True)
     over_http = fetch(server.uri, workspace, options)
-    assert len(server.asked) < 100  # for 395 storages, most of them small
+    assert len(server.asked) < 300  # for 395 storages, most of them small
     assert over_http.artifacts == fetch(str(path), workspace, options).artifacts
 
 

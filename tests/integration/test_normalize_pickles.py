@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import UNet2DConditionModel
 from normalize_support import TINY, checkpoint, ignore_progress, normalize_tiny, tiny_options
 from safetensors.torch import load_file, save_file
 from test_normalize_stage import Host
@@ -178,6 +180,25 @@ def test_folders(tmp_path: Path, variant: str, shards: bool) -> None:
     assert {c["variant"] for c in report["components"].values()} == {variant[1:] or None}
     normalize_tiny("sd15", tmp_path / "plain")
     assert weights(tmp_path / "out") == weights(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("shard_size", ["10GB", "1MB"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_folders_that_diffusers_saved(tmp_path: Path, variant: str | None, shard_size: str) -> None:
+    folder = tmp_path / "folder"
+    normalize_tiny("sd15", folder)
+    (folder / "corepress.json").unlink()
+    expected = weights(folder)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(
+        folder / "unet", safe_serialization=False, variant=variant, max_shard_size=shard_size
+    )
+    options = CheckpointOptions(allow_pickle=True)
+    report = normalize_folder(folder, tmp_path / "out", options, ignore_progress)
+    assert weights(tmp_path / "out") == expected
+    decisions = [d["subject"] for d in report["decisions"] if d["choice"] == "read from a pickle"]
+    assert decisions == ["unet"]
 
 
 def test_safetensors_are_preferred_variant_by_variant(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def _rows(root: Any) -> list[list[Any]]:
         if not _is_tensor(value):
             continue
         if type(value) is Inert:
-            raise Refusal("unsupported", f"its tensor {quote(name)} is made by {value.origin}")
+            raise Refusal("unsupported", f"its tensor {quote(name)} is made by {kind_of(value)}")
         dtype, _ = DTYPES.get(value.dtype, (None, 0))
         if dtype is None:
             raise Refusal(
