@@ -13,7 +13,7 @@ from corepress.domain.errors import InvalidRequest
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import IndexedFile, SourceIndex
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
-from corepress.identify import identify, read_header
+from corepress.identify import identify
 from corepress.runtime.files import LocalFile, tokenizer_files
 from corepress.runtime.needed_files import needed_files
 from corepress_fetch.bring import bring_local, download
@@ -40,7 +40,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     source = open_source(resolved["uri"])
     _refuse_changed(source, resolved)
     identification = identify(source, options.for_identify)
-    tensors = _tensors(source, identification)
+    tensors = _planned_tensors(identification)
     blobs: dict[str, Blob] = {}
     indexed: dict[str, IndexedFile] = {}
     for path in needed_files(source, identification):
@@ -64,12 +64,17 @@ def _refuse_changed(source: Source, resolved: Mapping[str, Any]) -> None:
         )
 
 
-def _tensors(source: Source, identification: Identification) -> dict[str, tuple[Tensor, ...]]:
-    """All tensors of the weight files, wanted or not."""
-    paths = {
-        path for component in identification.components.values() for path in component.weights.files
+def _planned_tensors(identification: Identification) -> dict[str, list[Tensor]]:
+    """The stored tensors that normalizing will read, by file, each once."""
+    planned = {
+        plan.source
+        for component in identification.components.values()
+        for plan in component.tensors
     }
-    return {path: tuple(read_header(source[path], path).values()) for path in sorted(paths)}
+    by_file: dict[str, list[Tensor]] = {}
+    for tensor in planned:
+        by_file.setdefault(tensor.file, []).append(tensor)
+    return by_file
 
 
 def _tokenizer(folder: Path, workspace: Workspace) -> Artifact:

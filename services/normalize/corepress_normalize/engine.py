@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Protocol
 
 import numpy as np
 
 from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
-from corepress.domain.checkpoint import Component
+from corepress.domain.checkpoint import Component, TensorPlan
 from corepress.domain.errors import NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
@@ -85,8 +86,8 @@ class _Passage:
             if overflows(data, stored, result, written):
                 self.overflows_float16 |= written == "F16"
                 self.finite &= written == "F16"  # float64 beyond float32: no wider type is left
-        if self.target.plan.transpose:
-            result = _transposed(result, self.target.plan.source.shape)
+        if self.target.is_rearranged:
+            result = _rearranged(result, self.target.plan)
         self._hasher.update(result)
         return result
 
@@ -197,7 +198,7 @@ class Engine:
                     copy = partial(writer.copy_range, handle, offset, size)
                     check.submit(partial(write.submit, copy))
                 else:
-                    step = max(size, 1) if passage.target.plan.transpose else PIECE_BYTES
+                    step = max(size, 1) if passage.target.is_rearranged else PIECE_BYTES
                     for start in range(offset, offset + size, step):
                         piece = handle.read(start, min(step, offset + size - start))
                         check.submit(partial(convert, passage, piece))
@@ -205,10 +206,15 @@ class Engine:
                 self._sink.progress(name, done, total)
 
 
-def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
-    rows, columns = shape
-    item_bytes = len(data) // (rows * columns)
-    return np.frombuffer(data, f"V{item_bytes}").reshape(rows, columns).T.tobytes()
+def _rearranged(data: bytes | memoryview, plan: TensorPlan) -> bytes:
+    """A whole stored tensor, cast or not, with its elements in the order of the planned one."""
+    shape = plan.source.shape
+    axes = plan.source.axes or tuple(range(len(shape)))
+    stored = np.frombuffer(data, f"V{len(data) // prod(shape)}")
+    values = stored.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    if plan.rows is not None and plan.source.axes:
+        values = values[slice(*plan.rows)]
+    return (values.T if plan.transpose else values).tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

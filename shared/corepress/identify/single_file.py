@@ -34,7 +34,7 @@ from corepress.identify.original_config import OriginalConfig, read_original_con
 from corepress.identify.plan import Planned, plan, refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
-from corepress.identify.weight_files import read_weight_file
+from corepress.identify.tensor_file import read_weight_file
 
 _NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
 _UNET_BLOCK = re.compile(r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\.")
@@ -83,7 +83,7 @@ class _Reading:
 
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
-    tensors = read_weight_file(files, path)
+    tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(
             f"{path} is a single file, of which there are no variants",
