@@ -297,7 +297,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         ("pwned_plain_pickle.bin", "unsafe-pickle"),
         ("pwned_renamed.safetensors", "corrupt-checkpoint"),
         ("not_a_pickle.ckpt", "corrupt-checkpoint"),
-        ("benign_lightning_globals.ckpt", "incomplete-checkpoint"),
+        ("benign_lightning_globals.ckpt", "unsupported-checkpoint"),
     ],
 )
 def test_hostile_files(
