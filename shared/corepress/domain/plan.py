@@ -148,7 +148,9 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
 def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
         return
-    for component in SIZED.intersection(_components(recipe, facts)):
+    for component in _components(recipe, facts):
+        if component not in SIZED:
+            continue
         step = int(facts["vae_scale_factor"])
         if component == "unet":
             step *= int(facts["unet_divisor"])

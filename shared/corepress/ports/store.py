@@ -76,8 +76,8 @@ class Store(Protocol):
     def writer(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
         """A new blob as a stream; leaving the context without a commit discards it.
 
-        A digest that is known beforehand may save the store a copy. Equal digests must mean equal
-        bytes, also where a digest is given to the commit.
+        Equal digests must mean equal bytes, also where a digest is given to the commit. One that
+        is known beforehand may save the store a copy.
         """
         ...
 

@@ -95,8 +95,9 @@ def parse_recipe(text: str, where: str) -> Recipe:
         problems = list(_impossible(recipe))
         if not problems:
             return recipe
+    faults = sorted((_line(root, location), words) for location, words in problems)
     raise UnsupportedRecipe(
-        "\n".join(f"{where}:{_line(root, location)}: {words}" for location, words in problems),
+        "\n".join(f"{where}:{line}: {words}" for line, words in faults),
         hint="the README describes every key of a recipe file",
         path=where,
     )
