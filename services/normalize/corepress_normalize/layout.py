@@ -40,7 +40,8 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        return not self.is_cast and self.plan.rows is None and not self.plan.transpose
+        plan = self.plan
+        return not (self.is_cast or plan.rows or plan.transpose or plan.added)
 
     @property
     def source_range(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -11,6 +11,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     width, height = manifest["sizes"][0]
     recipe = manifest["recipe"]
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
+    further = "".join(f"\n{row}" for row in _further_sources(manifest["composition"]))
     licence = f"license: {manifest['licence']}\n" if manifest["licence"] else ""
     return f"""---
 {licence}library_name: coreml
@@ -29,7 +30,7 @@ Core ML models for Apple's `StableDiffusion` Swift package and the apps built on
 | prediction type | {manifest["prediction_type"]} |
 | latent scaling factor | {manifest["scaling_factor"]} |
 | deployment target | {recipe["deployment_target"]} |
-| source | {manifest["source"]["uri"]}, sha256 `{manifest["source"]["sha256"]}` |
+| source | {manifest["source"]["uri"]}, sha256 `{manifest["source"]["sha256"]}` |{further}
 | licence | {manifest["licence"] or "not stated by the source"} |
 
 ## Models
@@ -43,6 +44,13 @@ with the weights as stored here, *weights* with the original ones.
 
 `manifest.json` holds every input and output; `sha256sum --check SHA256SUMS` checks the files.
 """
+
+
+def _further_sources(composition: Mapping[str, Any]) -> Iterator[str]:
+    if "vae" in composition:
+        yield "| VAE | {uri}, sha256 `{sha256}` |".format(**composition["vae"])
+    for lora in composition.get("loras", []):
+        yield "| LoRA | {uri} at {scale:g}, sha256 `{sha256}` |".format(**lora)
 
 
 def _row(name: str, component: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from corepress.domain.artifact import Artifact
+from corepress.domain.composition import VAE, lora_role
 
 SCHEMA = "corepress.bundle/1"
 _TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
@@ -40,6 +41,7 @@ def bundle_manifest(
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
         },
+        "composition": _composition(normalized["composition"], parameters["further_sources"]),
         "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
         "components": {
             component: _model(artifact, parameters["facts"][component], resources)
@@ -49,6 +51,19 @@ def bundle_manifest(
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
+
+
+def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[str, Any]:
+    """What the checkpoint was composed with: by content as normalized, by address as asked for."""
+    document = dict(content)
+    if VAE in content:
+        document[VAE] = {"uri": public_uri(uris[VAE]), **content[VAE]}
+    if "loras" in content:
+        document["loras"] = [
+            {"uri": public_uri(uris[lora_role(index)]), **lora}
+            for index, lora in enumerate(content["loras"])
+        ]
+    return document
 
 
 def public_uri(uri: str) -> str:

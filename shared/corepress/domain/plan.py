@@ -86,21 +86,23 @@ class Node:
                 )
 
 
-def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
+def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoint is: fetch, then normalize.
 
     Args:
         request: the job.
-        source: the resolved source: what identifies its content at this moment.
+        sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
+    scales = list(request.options.lora_scales)
+    names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {"source": source, "options": options}),
+        Node("fetch", "fetch", {**sources, "options": options}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "options": options},
-            inputs={name: ("fetch", name) for name in ("source", "index", "tokenizer")},
+            {"source": {"uri": request.source}, "lora_scales": scales, "options": options},
+            inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
     ]
@@ -243,6 +245,7 @@ def _publish_node(
             "size": list(size),
             "recipe": asdict(recipe),
             "clip_skip": request.options.clip_skip,
+            "further_sources": request.options.further_sources,
         },
         inputs={**models, **tokenizers},
         facts={"normalize": "normalize", **converts},

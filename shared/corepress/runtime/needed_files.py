@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import TypeVar
 
-from corepress.domain.checkpoint import Files, Identification, Layout
+from corepress.domain.checkpoint import ByteSource, Files, Identification, Layout
+from corepress.domain.composition import CHECKPOINT, VAE
+from corepress.identify.compose import Composition
 from corepress.identify.json_file import read_json_object
 
 _DOCUMENTS = ("model_index.json", "config.json", "README.md")
 _INDEX = ".safetensors.index."
+
+File = TypeVar("File", bound=ByteSource)
 
 
 def needed_files(files: Files, identification: Identification) -> list[str]:
@@ -24,6 +30,18 @@ def needed_files(files: Files, identification: Identification) -> list[str]:
         needed |= {path for path in files if PurePosixPath(path).name in _DOCUMENTS}
         needed |= {path for path in files if _INDEX in path and _shards(files, path) <= chosen}
     return sorted(needed & files.keys())
+
+
+def needed_by_role(
+    sources: Mapping[str, Mapping[str, File]], composition: Composition
+) -> dict[str, dict[str, File]]:
+    """The files of all sources that a composition is normalized from, by role and path."""
+    needed = {CHECKPOINT: needed_files(sources[CHECKPOINT], composition.checkpoint)}
+    if composition.vae is not None:
+        needed[VAE] = needed_files(sources[VAE], composition.vae)
+    for role, lora in composition.loras.items():
+        needed[role] = list(lora.files)
+    return {role: {path: sources[role][path] for path in paths} for role, paths in needed.items()}
 
 
 def _shards(files: Files, index: str) -> set[str]:
