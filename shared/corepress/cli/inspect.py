@@ -63,6 +63,6 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
 def _lora_words(lora: dict[str, Any]) -> str:
     words = f"{lora['source']} at {lora['scale']:g}: "
     if not lora["fits"]:
-        return words + "does not fit"
-    words += ", ".join(f"{count} tensors of {name}" for name, count in lora["tensors"].items())
+        return f"{words}does not fit"
+    words += ", ".join(f"{count} of {name}" for name, count in lora["tensors"].items())
     return words + (f", {len(lora['unmatched'])} left out" if lora["unmatched"] else "")

@@ -63,9 +63,8 @@ def compose(
     Raises:
         PermanentError: the checkpoint itself cannot be used, see `identify`.
     """
-    if VAE in sources:
-        options = replace(options, supplied=options.supplied | {VAE})
-    checkpoint = identify(sources[CHECKPOINT], options)
+    supplied = options.supplied | ({VAE} & sources.keys())
+    checkpoint = identify(sources[CHECKPOINT], replace(options, supplied=supplied))
     composition = Composition(checkpoint, checkpoint)
     if VAE in sources:
         try:
@@ -122,8 +121,8 @@ def _with_lora(
         name: _with_addends(component, addends[name]) if scale and name in addends else component
         for name, component in whole.components.items()
     }
-    parts = ", ".join(f"{len(named)} tensors of {name}" for name, named in addends.items())
-    decisions = [Decision(role, f"merged at {scale:g} into {parts}", "asked for")]
+    parts = ", ".join(f"{len(addends[name])} of {name}" for name in components if name in addends)
+    decisions = [Decision(role, f"merged at {scale:g} (tensors: {parts})", "asked for")]
     if lora.unmatched:
         unmatched = listing(lora.unmatched, _NAMES_LISTED)
         decisions.append(
