@@ -306,6 +306,19 @@ def test_kinds_of_factors(
                 found({k: v for k, v in header.items() if k != key}, "sd15")
 
 
+@pytest.mark.parametrize(("rank", "fits"), [(1024, True), (1025, False), (0, False)])
+def test_a_rank_has_limits(rank: int, fits: bool) -> None:
+    header: Header = {
+        "lora_unet_conv_out.lora_up.weight": ("F32", [4, rank, 1, 1]),
+        "lora_unet_conv_out.lora_down.weight": ("F32", [rank, 320, 3, 3]),
+    }
+    if fits:
+        assert targets(found(header, "sd15")) == {("unet", "conv_out.weight")}
+    else:
+        with pytest.raises(IncompatibleLora):
+            found(header, "sd15")
+
+
 def test_differences_of_biases_and_norms() -> None:
     header: Header = {
         "lora_unet_conv_out.diff": ("F16", [4, 320, 3, 3]),
@@ -463,6 +476,8 @@ def test_a_peft_folder_states_its_alpha() -> None:
         ("[]", CorruptCheckpoint),
         ({"lora_alpha": "6"}, CorruptCheckpoint),
         ({"lora_alpha": 1e999}, CorruptCheckpoint),
+        ({"lora_alpha": 10**400}, CorruptCheckpoint),
+        ({"lora_alpha": True}, CorruptCheckpoint),
         ({"alpha_pattern": [1]}, CorruptCheckpoint),
         ({"lora_alpha": 6, "alpha_pattern": {"(a+)+$": 1}}, UnsupportedCheckpoint),
         ({"peft_type": "BOFT"}, UnsupportedCheckpoint),
@@ -479,6 +494,8 @@ def test_an_alpha_is_a_single_number() -> None:
     name = next(name for name in header if name.endswith(".alpha"))
     with pytest.raises(CorruptCheckpoint, match="not a single number"):
         found({**header, name: ("F32", [2])}, "sd15")
+    with pytest.raises(CorruptCheckpoint, match="not a single number"):
+        found({**header, name: ("BOOL", [])}, "sd15")
     with pytest.raises(UnsupportedCheckpoint, match="stored as U8"):
         found({key: ("U8", s) for key, (_, s) in header.items()}, "sd15")
 

@@ -19,7 +19,7 @@ Factors = Mapping[str, Array]
 
 
 def delta(kind: AddendKind, factors: Factors) -> Array:
-    """The change of shape (outputs, everything else) that factors make, not yet scaled."""
+    """The change of shape (outputs, everything else) that factors make, in an array of its own."""
     return _FORMULAS[kind](factors)
 
 
@@ -42,19 +42,22 @@ def _loha(factors: Factors) -> Array:
 
 def _lokr(factors: Factors) -> Array:
     """The Kronecker product of two matrices: LyCORIS' ``functional/lokr.py``."""
-    first = factors["w1"] if "w1" in factors else factors["w1_a"] @ factors["w1_b"]
+    if "w1" in factors:
+        first = _matrix(factors["w1"])
+    else:
+        first = _matrix(factors["w1_a"]) @ _matrix(factors["w1_b"])
     if "w2" in factors:
         second = _matrix(factors["w2"])
     else:
         a, b = _matrix(factors["w2_a"]), _matrix(factors["w2_b"])
         second = _tucker(a.T, b, factors["t2"]) if "t2" in factors else a @ b
     # a kernel's axes are innermost in both the second factor and the product
-    return np.kron(_matrix(first), second)
+    return np.kron(first, second)
 
 
 def _difference(factors: Factors) -> Array:
     (difference,) = factors.values()
-    return _matrix(difference)
+    return np.array(_matrix(difference))
 
 
 def _tucker(up: Array, down: Array, core: Array) -> Array:

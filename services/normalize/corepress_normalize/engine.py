@@ -96,25 +96,25 @@ class _Passage:
             self._is_non_finite()
         if plan.transpose:
             data = _transposed(data, plan.source.shape)
-        if plan.added:
-            data, stored = self._merged(data), "F32"
         result: bytes | memoryview = data
+        if plan.added:
+            result, stored = self._merged(data), "F32"
         if stored != written:
-            result = cast(data, stored, written)
-            if overflows(data, stored, result, written):
+            before, result = result, cast(result, stored, written)
+            if overflows(before, stored, result, written):
                 self.overflows_float16 |= written == "F16"
                 if written != "F16":  # float64 beyond float32: no wider type is left
                     self._is_non_finite()
         self._hasher.update(result)
         return result
 
-    def _merged(self, data: bytes) -> bytes:
+    def _merged(self, data: bytes) -> memoryview:
         merger = Merger(self._files)
-        data = merger.merge(data, self.target.plan.source.dtype, self.target.plan)
+        merged = merger.merge(data, self.target.plan.source.dtype, self.target.plan)
         self.non_finite |= merger.non_finite
-        if not self.non_finite and not all_finite(data, "F32"):
+        if not self.non_finite and not all_finite(merged, "F32"):
             self._is_non_finite()
-        return data
+        return merged
 
     def _is_non_finite(self) -> None:
         self.non_finite.add(self.target.plan.source.name)

@@ -26,7 +26,7 @@ class Merger:
     files: Mapping[str, Handle]
     non_finite: set[str] = field(default_factory=set)
 
-    def merge(self, data: bytes | memoryview, dtype: str, plan: TensorPlan) -> bytes:
+    def merge(self, data: bytes, dtype: str, plan: TensorPlan) -> memoryview:
         """The sum of a tensor and all that is added to it, in float32.
 
         Args:
@@ -34,12 +34,15 @@ class Merger:
             dtype: its safetensors type.
             plan: says what is added.
         """
-        total = np.array(_float32(data, dtype)).reshape(plan.shape[0], -1)
+        total = _float32(data, dtype).reshape(plan.shape[0], -1)
         with np.errstate(over="ignore", invalid="ignore"):
             for addend in plan.added:
                 factors = {name: self._read(tensor) for name, tensor in addend.factors.items()}
-                total += self._scale(addend) * delta(addend.kind, factors)
-        return total.tobytes()
+                change = delta(addend.kind, factors)
+                change *= self._scale(addend)
+                change += total
+                total = change
+        return total.data.cast("B")
 
     def _scale(self, addend: Addend) -> np.float32:
         alpha = 1.0 if addend.alpha is None else float(self._read(addend.alpha).item())
@@ -52,7 +55,7 @@ class Merger:
         return _float32(data, tensor.dtype).reshape(tensor.shape)
 
 
-def _float32(data: bytes | memoryview, dtype: str) -> Array:
+def _float32(data: bytes, dtype: str) -> Array:
     if is_float(dtype):
         return np.frombuffer(cast(data, dtype, "F32"), np.float32)
     return np.frombuffer(data, _INTEGERS[dtype]).astype(np.float32)

@@ -66,7 +66,7 @@ def cast(data: bytes | memoryview, source: str, target: str) -> memoryview:
         return values.astype(_STORED[target], copy=False).data.cast("B")
 
 
-def overflows(data: bytes, source: str, converted: memoryview, target: str) -> bool:
+def overflows(data: bytes | memoryview, source: str, converted: memoryview, target: str) -> bool:
     """Whether a finite value became infinite in `cast`."""
     if all_finite(converted, target):
         return False

@@ -23,7 +23,7 @@ from corepress.identify.lora.peft_settings import (
     read_peft_settings,
 )
 from corepress.identify.lora.shapes import flat, matrix_of, rank_of
-from corepress.identify.plan import check_dtype
+from corepress.identify.plan import WEIGHT_DTYPES, check_dtype
 from corepress.identify.quoting import listing, quote
 from corepress.identify.safetensors_header import read_metadata
 from corepress.identify.textual_inversion import refuse_textual_inversion
@@ -31,6 +31,7 @@ from corepress.identify.weight_files import PICKLE_ENDINGS, read_weight_file
 
 _USUAL_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _BASES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
+_NUMBERS = (*WEIGHT_DTYPES, "I64", "I32", "I16", "I8", "U8")
 _CONTEXT_LAYERS = ("_attn2_to_k", "_attn2_to_v")
 
 
@@ -200,7 +201,7 @@ def _addend(group: _Group, alphas: Mapping[Module, Tensor], settings: PeftSettin
     if alpha is None:
         strength = settings.strength(module.component, module.name, rank)
         return Addend(group.kind, group.factors, scale=strength)
-    if prod(alpha.shape) != 1:
+    if prod(alpha.shape) != 1 or alpha.dtype not in _NUMBERS:
         raise CorruptCheckpoint(
             f"{alpha.file}: {quote(alpha.name)} is not a single number",
             path=alpha.file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,22 +34,17 @@ class PeftSettings:
 
         Raises:
             CorruptCheckpoint: something else than a number is stated.
-            UnsupportedCheckpoint: it depends on a regular expression.
         """
         alpha = self._setting(component, "lora_alpha")
-        for pattern, value in (self._setting(component, "alpha_pattern") or {}).items():
-            if not _MODULE_NAME.fullmatch(pattern):
-                raise UnsupportedCheckpoint(
-                    f"{self.where}: the pattern {quote(pattern)} for alpha is not a module's name",
-                    path=self.where,
-                )
-            if f".{module}".endswith(f".{pattern}"):
-                alpha = value
-                break
+        patterns = self._setting(component, "alpha_pattern") or {}
+        levels = module.split(".")
+        endings = [".".join(levels[start:]) for start in range(len(levels))]
+        if matching := patterns.keys() & endings:
+            alpha = patterns[min(matching, key=list(patterns).index)]
         if alpha is None:
             return 1.0
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise _corrupt(self.where, f"alpha is {alpha!r}")
+        if type(alpha) not in (int, float) or not abs(alpha) <= sys.float_info.max:
+            raise _corrupt(self.where, f"alpha is {quote(str(alpha))}")
         divisor = math.sqrt(rank) if self._setting(component, "use_rslora") else rank
         return float(alpha) / divisor
 
@@ -61,7 +57,8 @@ def read_peft_settings(files: Files, path: str, metadata: Mapping[str, str]) -> 
 
     Raises:
         CorruptCheckpoint: it is no JSON object.
-        UnsupportedCheckpoint: it is of another kind than LoRA.
+        UnsupportedCheckpoint: it is of another kind than LoRA, or states alphas by regular
+            expressions, as PEFT allows and nobody writes.
     """
     if _METADATA_KEY in metadata:
         try:
@@ -84,9 +81,20 @@ def _checked(settings: Any, where: str) -> PeftSettings:
                 path=where,
                 hint="LoRA can; LoHa and LoKr in LyCORIS' naming.",
             )
-        if name.endswith("alpha_pattern") and not isinstance(value, dict | None):
-            raise _corrupt(where, "its alpha_pattern is not a JSON object")
+        if name.endswith("alpha_pattern"):
+            _check_patterns(value, where)
     return PeftSettings(settings, where)
+
+
+def _check_patterns(patterns: Any, where: str) -> None:
+    if not isinstance(patterns, dict | None):
+        raise _corrupt(where, "its alpha_pattern is not a JSON object")
+    for pattern in patterns or ():
+        if not _MODULE_NAME.fullmatch(pattern):
+            raise UnsupportedCheckpoint(
+                f"{where}: the pattern {quote(pattern)} for alpha is not a module's name",
+                path=where,
+            )
 
 
 def _corrupt(where: str, reason: str) -> CorruptCheckpoint:

@@ -11,6 +11,9 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Matrix = tuple[int, int]
 
+_LARGEST_RANK = 1024
+"""Small layers may have a greater rank than they can use."""
+
 
 def matrix_of(kind: AddendKind, shapes: Shapes) -> Matrix | None:
     """The rows and columns that factors of these shapes make, None where they don't fit together.
@@ -79,15 +82,23 @@ def _low_rank(shapes: Shapes, name: str) -> Matrix | None:
     return _product(flat(shapes[f"{name}_a"]), flat(shapes[f"{name}_b"]))
 
 
-def _product(left: Matrix, right: Matrix) -> Matrix | None:
-    return (left[0], right[1]) if left[1] == right[0] > 0 else None
+def _product(up: Matrix, down: Matrix) -> Matrix | None:
+    """Of (outputs, rank) and (rank, inputs)."""
+    outputs, inputs = up[0], down[1]
+    return (outputs, inputs) if up[1] == down[0] in _ranks(outputs, inputs) else None
 
 
 def _tucker(up: Matrix, down: Matrix, core: Shape) -> Matrix | None:
     """Of (outputs, rank), (rank, inputs) and a core of (rank, rank, *kernel)."""
-    if core[:2] != (up[1], down[0]) or 0 in core:
+    outputs, inputs = up[0], down[1] * prod(core[2:])
+    if core[:2] != (up[1], down[0]) or not all(r in _ranks(outputs, inputs) for r in core[:2]):
         return None
-    return up[0], down[1] * prod(core[2:])
+    return outputs, inputs
+
+
+def _ranks(outputs: int, inputs: int) -> range:
+    """The ranks that are not absurd, so that factors need no more memory than a weight does."""
+    return range(1, max(_LARGEST_RANK, min(outputs, inputs)) + 1)
 
 
 _MATRICES: Mapping[AddendKind, Callable[[Shapes], Matrix | None]] = {
