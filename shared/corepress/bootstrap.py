@@ -21,8 +21,10 @@ from corepress.domain.stage import Stage
 from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime.stage_process import StageProcess, serve
-from corepress.runtime.worker import Worker
+from corepress.runtime.worker import RetryPolicy, Worker
 
+_WATCHED = RetryPolicy(transient_attempts=3)
+"""Somebody waits in front of this machine, and can start again what fails for longer."""
 _STAGE_PROCESS = "from corepress.bootstrap import stage_process_main; stage_process_main()"
 
 
@@ -71,7 +73,7 @@ def embedded_pipeline(
             [sys.executable, "-c", _STAGE_PROCESS, str(state)], state / "stage-process.log"
         )
         owner = f"{os.getpid()}-{token_hex(4)}"
-        worker = Worker(store, bus, _declared_stages(), runner, clock, telemetry, owner)
+        worker = Worker(store, bus, _declared_stages(), runner, clock, telemetry, owner, _WATCHED)
         try:
             yield Pipeline(store, bus, worker)
         finally:

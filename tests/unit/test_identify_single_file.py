@@ -329,10 +329,10 @@ def test_missing_stretches_are_incomplete_not_unsupported(mark: str):
         of(without(manifest("sd15"), UNET + mark))
 
 
-def test_a_remnant_of_a_checkpoint_is_incomplete():
+def test_a_remnant_of_a_checkpoint_is_of_no_family():
     few = ("input_blocks.0.0.weight", "quant_conv", "final_layer_norm.weight")
     tensors = {k: v for k, v in manifest("sd15").items() if any(mark in k for mark in few)}
-    with pytest.raises(IncompleteCheckpoint):
+    with pytest.raises(UnsupportedCheckpoint, match="a fragment of a UNet"):
         of(tensors)
 
 

@@ -34,7 +34,7 @@ def bring_local(
             piece = file.read(start, min(_PIECE_BYTES, file.size_bytes - start))
             whole.submit(partial(hasher.update, piece))
             parts.submit(partial(passage.feed, piece))
-            workspace.progress(f"fetch {path}", start + len(piece), file.size_bytes)
+            workspace.progress(path, start + len(piece), file.size_bytes)
     if file.fingerprint != before:
         raise SourceUnavailable(f"{path} was changed while it was read", path=path)
     blob = workspace.adopt(file.local_path(), Digest(f"sha256:{hasher.hexdigest()}"))
@@ -60,7 +60,7 @@ def download(
                 write.submit(partial(writer.write, piece))
                 parts.submit(partial(passage.feed, piece))
                 received += len(piece)
-                workspace.progress(f"fetch {file.name}", received, file.size_bytes)
+                workspace.progress(file.name, received, file.size_bytes)
 
             file.download(consume)
         blob = writer.commit()

@@ -235,7 +235,7 @@ class Engine:
                         check.wait()
                         write.wait()
                 done += size
-                self._sink.progress(f"normalize {name}", done, total)
+                self._sink.progress(name, done, total)
 
 
 def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:

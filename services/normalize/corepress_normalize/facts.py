@@ -12,8 +12,9 @@ from corepress.domain.checkpoint import Component, Identification
 from corepress_normalize.engine import Weights
 
 _PRECISION = {"F16": "float16", "F32": "float32"}
-_CONTROLNET_VAE_SCALE_FACTOR = 8  # its hint is always 8 times the latent
+_USUAL_VAE_SCALE_FACTOR = 8  # of every published VAE that these networks were trained with
 _DEFAULT_SAMPLE_SIZE = 64
+_DEFAULT_IMAGE_SIZE = 512
 
 
 def component_facts(component: Component, weights: Weights, family: str) -> dict[str, Any]:
@@ -45,15 +46,15 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
     and multiples of ``unet_divisor``; ``scaling_factor`` scales them. None where no part tells.
     """
     components = identification.components
-    factor = scaling = None
+    factor = scaling = side = None
+    network = components.get("unet") or components.get("controlnet")
     if "vae" in components:
         vae = components["vae"].config
         factor = _halvings(vae)
         scaling = vae.get("scaling_factor")
-    elif "controlnet" in components:
-        factor = _CONTROLNET_VAE_SCALE_FACTOR
-    network = components.get("unet") or components.get("controlnet")
-    side = None
+        side = vae.get("sample_size", _DEFAULT_IMAGE_SIZE)
+    elif network is not None:
+        factor = _USUAL_VAE_SCALE_FACTOR
     if factor is not None and network is not None:
         side = network.config.get("sample_size", _DEFAULT_SAMPLE_SIZE) * factor
     return {

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob
+from corepress.domain.bundle import CHECKSUMS, MANIFEST, MODEL_CARD, RESOURCES, VOCABULARY
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress_publish.card import model_card
 from corepress_publish.manifest import bundle_manifest
 
-_RESOURCES = "Resources"
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 _MODEL_INPUT = "model/"
 
 
@@ -30,15 +29,15 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         if name.startswith(_MODEL_INPUT)
     }
     files = {
-        f"{_RESOURCES}/{path}": blob
+        f"{RESOURCES}/{path}": blob
         for artifact in models.values()
         for path, blob in artifact.files.items()
     }
     files |= _vocabulary(task.inputs)
-    manifest = bundle_manifest(task.parameters, models, _RESOURCES)
-    files["manifest.json"] = _keep_json(manifest, workspace)
-    files["README.md"] = workspace.keep_bytes(model_card(manifest).encode())
-    files["SHA256SUMS"] = workspace.keep_bytes(_checksums(files).encode())
+    manifest = bundle_manifest(task.parameters, models)
+    files[MANIFEST] = _keep_json(manifest, workspace)
+    files[MODEL_CARD] = workspace.keep_bytes(model_card(manifest).encode())
+    files[CHECKSUMS] = workspace.keep_bytes(_checksums(files).encode())
     return Outputs({"bundle": Artifact(files)}, {"manifest": manifest})
 
 
@@ -48,8 +47,8 @@ def _vocabulary(inputs: Mapping[str, Artifact]) -> dict[str, Blob]:
     if tokenizer is None:
         return {}
     return {
-        f"{_RESOURCES}/{name}": tokenizer.files[name]
-        for name in _TOKENIZER_FILES
+        f"{RESOURCES}/{name}": tokenizer.files[name]
+        for name in VOCABULARY
         if name in tokenizer.files
     }
 
@@ -66,4 +65,4 @@ def _keep_json(document: Mapping[str, Any], workspace: Workspace) -> Blob:
     return workspace.keep_bytes(text.encode() + b"\n")
 
 
-STAGE = Stage("publish", revision=1, run=run, toolchain=("corepress",))
+STAGE = Stage("publish", revision=2, run=run, toolchain=("corepress",))

@@ -13,11 +13,17 @@ from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe, VerificationFailed
+from corepress.domain.figures import outputs_below
 from corepress.domain.job import JobRequest
-from corepress.domain.recipe import COMPONENTS, SOURCE_COMPONENT, ComponentName, Recipe
+from corepress.domain.recipe import (
+    COMPONENTS,
+    SIZED,
+    SOURCE_COMPONENT,
+    ComponentName,
+    Recipe,
+)
 from corepress.domain.stage import Outputs, Task
 
-_SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 
 
@@ -76,14 +82,12 @@ class Node:
         """
         if self.min_psnr_db is None:
             return
-        for output, figures in outputs.facts["psnr_db"].items():
-            reached = figures["conversion"]
-            if reached is not None and reached < self.min_psnr_db:
-                raise VerificationFailed(
-                    f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
-                    f"the recipe asks for {self.min_psnr_db} dB",
-                    hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
-                )
+        for output, reached in outputs_below(outputs.facts["psnr_db"], self.min_psnr_db).items():
+            raise VerificationFailed(
+                f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
+                f"the recipe asks for {self.min_psnr_db} dB",
+                hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
+            )
 
 
 def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
@@ -120,8 +124,10 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
     """
     nodes: dict[str, Node] = {}
     for recipe in request.recipes:
-        sizes = _sizes(recipe, normalized)
-        for size in sizes:
+        _refuse_unsuitable_sizes(recipe, normalized)
+        native = normalized["native_size"]
+        for build, stated in recipe.build_names().items():
+            size = stated or (tuple(native) if native else None)
             converts: dict[str, str] = {}
             for component in _components(recipe, normalized):
                 node = _convert_node(recipe, component, size, normalized, request)
@@ -130,7 +136,6 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
                 if request.compile == "required":
                     compiled = _compile_node(node)
                     nodes.setdefault(compiled.id, compiled)
-            build = recipe.name if len(sizes) == 1 else f"{recipe.name}-{size[0]}x{size[1]}"
             publish = _publish_node(request, recipe, build, size, converts)
             nodes[publish.id] = publish
     return list(nodes.values())
@@ -157,21 +162,20 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
     return chosen
 
 
-def _sizes(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
-        return [tuple(facts["native_size"])]
-    factor = int(facts["vae_scale_factor"])
-    steps = {c: factor if c != "unet" else factor * int(facts["unet_divisor"]) for c in _SIZED}
-    for component in _components(recipe, facts):
-        step = steps.get(component)
+        return
+    for component in SIZED.intersection(_components(recipe, facts)):
+        step = int(facts["vae_scale_factor"])
+        if component == "unet":
+            step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
-            if step and (width <= 0 or height <= 0 or width % step or height % step):
+            if width <= 0 or height <= 0 or width % step or height % step:
                 raise UnsupportedRecipe(
                     f"recipe {recipe.name!r}: size {width}x{height} does not suit {component}: "
                     f"both sides must be positive multiples of {step} pixels",
                     hint=f"use {_round(width, step)}x{_round(height, step)}",
                 )
-    return [(width, height) for width, height in recipe.sizes]
 
 
 def _round(pixels: int, step: int) -> int:
@@ -181,7 +185,7 @@ def _round(pixels: int, step: int) -> int:
 def _convert_node(
     recipe: Recipe,
     component: ComponentName,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     facts: Mapping[str, Any],
     request: JobRequest,
 ) -> Node:
@@ -194,14 +198,16 @@ def _convert_node(
         "precision": precision,
         "deployment_target": recipe.deployment_target,
     }
-    if component in _SIZED:
+    name = str(component)
+    if component in SIZED:
+        assert size is not None, "what has a size has a native one"
+        name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
     if component == "unet":
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
-    name = f"{component}-{size[0]}x{size[1]}" if component in _SIZED else component
     return Node(
         id=f"convert-{name}-{short}",
         stage="convert",
@@ -228,7 +234,7 @@ def _publish_node(
     request: JobRequest,
     recipe: Recipe,
     build: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     converts: Mapping[str, str],
 ) -> Node:
     compiled = request.compile == "required"
@@ -242,7 +248,7 @@ def _publish_node(
         stage="publish",
         parameters={
             "name": request.name,
-            "size": list(size),
+            "size": list(size) if size else None,
             "recipe": asdict(recipe),
             "clip_skip": request.options.clip_skip,
             "further_sources": request.options.further_sources,

@@ -36,6 +36,9 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
+SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
+"""The models whose shapes depend on the image's size."""
+
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
 
 
@@ -78,6 +81,14 @@ class Recipe:
     def threshold_db(self, precision: Precision) -> float:
         """The least conversion figure that a build of this precision may have, in dB."""
         return float(self.min_psnr_db.get(precision, DEFAULT_MIN_PSNR_DB[precision]))
+
+    def build_names(self) -> dict[str, tuple[int, int] | None]:
+        """The name of each build's folder, and its size; None where that is the native one."""
+        if self.sizes == "native":
+            return {self.name: None}
+        if len(self.sizes) == 1:
+            return {self.name: self.sizes[0]}
+        return {f"{self.name}-{width}x{height}": (width, height) for width, height in self.sizes}
 
     def refuse_unbuildable(self) -> None:
         """Refuse what is a valid recipe but cannot be built by this version.

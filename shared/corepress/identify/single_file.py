@@ -38,7 +38,7 @@ from corepress.identify.textual_inversion import refuse_textual_inversion
 from corepress.identify.weight_files import read_weight_file
 
 _NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
-_UNET_BLOCKS = ("input_blocks.", "middle_block.", "output_blocks.")
+_UNET_BLOCK = re.compile(r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\.")
 _VAE = "first_stage_model."
 _TEXT = ("cond_stage_model.", "conditioner.embedders.0.", "conditioner.embedders.1.")
 _TRANSFORMERS, _OPEN_CLIP = "transformer.", "model."
@@ -142,7 +142,7 @@ def _split(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
 def _traits(path: str, parts: Parts, tensors: Mapping[str, Tensor]) -> Traits:
     network = "controlnet" if _NETWORK["controlnet"] in parts else "unet"
     part = parts.get(_NETWORK[network])
-    if part is None or not any(name.startswith(_UNET_BLOCKS) for name in part.tensors):
+    if part is None or not any(map(_UNET_BLOCK.match, part.tensors)):
         raise unrecognised(path, tensors)
     size_conditioning = any(name.startswith("label_emb.") for name in part.tensors)
     axes = [len(t.shape) for name, t in part.tensors.items() if name.endswith("proj_in.weight")]

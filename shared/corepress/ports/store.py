@@ -67,8 +67,11 @@ class Store(Protocol):
         """
         ...
 
-    def writer(self) -> AbstractContextManager[BlobWriter]:
-        """A new blob as a stream; leaving the context without a commit discards it."""
+    def writer(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
+        """A new blob as a stream; leaving the context without a commit discards it.
+
+        A digest that is known beforehand may save the store a copy.
+        """
         ...
 
     def add(self, path: Path) -> Blob:

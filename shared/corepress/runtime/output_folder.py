@@ -15,6 +15,8 @@ from tempfile import mkdtemp
 
 from corepress.domain.errors import DiskFull, OutputConflict
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, Path]]:
@@ -37,14 +39,20 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
         DiskFull: there is no room.
     """
     out = out.absolute()
-    _refuse_foreign(out, marker, schema)
+    refuse_foreign(out, marker, schema)
     pattern = f".{out.name}.corepress-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(out.parent, pattern)
         work = Path(mkdtemp(prefix=pattern, dir=out.parent))
-    except PermissionError as error:
-        raise OutputConflict(f"{error.filename} cannot be written to", path=str(out)) from error
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _disk_full(out) from error
+        raise OutputConflict(
+            f"{error.filename} cannot be made: {error.strerror}",
+            hint="choose another --out",
+            path=str(out),
+        ) from error
     lock = os.open(work, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,24 +60,25 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
         new.mkdir()
         temporary.mkdir()
         yield new, temporary
-        _refuse_foreign(out, marker, schema)
+        refuse_foreign(out, marker, schema)
         if out.exists():
             out.rename(work / "old")
         new.rename(out)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _NO_SPACE:
             raise
-        raise DiskFull(
-            f"no space left while writing beside {out}",
-            hint="free some space, or choose another disk with --out",
-            path=str(out),
-        ) from error
+        raise _disk_full(out) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
 
 
-def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
+def refuse_foreign(out: Path, marker: str, schema: str) -> None:
+    """Refuse a place that holds something else than an older one of our folders.
+
+    Raises:
+        OutputConflict: it does; see `output_folder` for the arguments.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if (
@@ -81,6 +90,14 @@ def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
     raise OutputConflict(
         f"{out} exists and is no folder that this command wrote",
         hint="choose another --out, or remove it",
+        path=str(out),
+    )
+
+
+def _disk_full(out: Path) -> DiskFull:
+    return DiskFull(
+        f"no space left while writing beside {out}",
+        hint="free some space, or choose another disk with --out",
         path=str(out),
     )
 

@@ -38,11 +38,11 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """The document at ``key``."""
-        try:
-            with _translated(self.root):
+        with _translated(self.root):
+            try:
                 return self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise DocumentNotFound(key) from None
+            except FileNotFoundError:
+                raise DocumentNotFound(key) from None
 
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one."""
@@ -88,7 +88,7 @@ class FolderStore:
         return LocalFile(path)
 
     @contextmanager
-    def writer(self) -> Iterator[FolderBlobWriter]:
+    def writer(self, digest: Digest | None = None) -> Iterator[FolderBlobWriter]:  # noqa: ARG002
         """A new blob as a stream."""
         temporary = self._temporary()
         with _translated(self.root):
@@ -220,8 +220,6 @@ def _translated(root: Path) -> Iterator[None]:
     """Operating-system errors as coded errors."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise storage_error(error, root) from error
 

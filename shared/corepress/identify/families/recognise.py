@@ -47,6 +47,7 @@ _OTHER_KEYS = {
         "controlnet_cond_embedding.",
     ),
 }
+_UNET_KEYS = ("model.diffusion_model.", "control_model.")
 _VAE_KEYS = ("first_stage_model.", "encoder.down.0.", "decoder.up.0.")
 _TEXT_ENCODER_KEYS = ("text_model.encoder.", "transformer.resblocks.")
 
@@ -76,6 +77,8 @@ def recognise(traits: Traits, forced: str = "auto") -> Family:
 def unrecognised(path: str, names: Collection[str]) -> UnsupportedCheckpoint:
     """The error for a file without a UNet and ControlNet, saying what it seems to be."""
     what = next((what for what, marks in _OTHER_KEYS.items() if _any(names, marks)), None)
+    if what is None and _any(names, _UNET_KEYS):
+        what = "a fragment of a UNet"
     if what is None and _any(names, _VAE_KEYS):
         what = "a VAE without a UNet"
     if what is None and _any(names, _TEXT_ENCODER_KEYS):

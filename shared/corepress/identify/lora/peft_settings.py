@@ -58,7 +58,7 @@ def read_peft_settings(files: Files, path: str, metadata: Mapping[str, str]) -> 
     Raises:
         CorruptCheckpoint: it is no JSON object.
         UnsupportedCheckpoint: it is of another kind than LoRA, or states alphas by regular
-            expressions, as PEFT allows and nobody writes.
+            expressions, as PEFT allows.
     """
     if _METADATA_KEY in metadata:
         try:
