@@ -26,9 +26,9 @@ _NO_SOURCES = ("index", "tokenizer")
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Normalize a fetched source.
 
-    Parameters: ``source`` (``uri``), ``options`` (`CheckpointOptions`), ``lora_scales``,
-    ``facts.fetch``. Inputs: the files of every source, by role; ``index``, what is known of them;
-    ``tokenizer``, where one replaces the checkpoint's own.
+    Parameters: ``source`` (``uri``), ``options`` (`CheckpointOptions`), ``facts.fetch``, and
+    ``lora_scales`` where there are LoRAs. Inputs: the files of every source, by role; ``index``,
+    what is known of them; ``tokenizer``, where one replaces the checkpoint's own.
 
     Outputs: an artifact per folder of the normalized folder, and ``pipeline`` with the files in it
     itself. The digest of a weight file is that of its tensors.
@@ -37,7 +37,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         PermanentError: see `normalize`.
     """
     fetched = task.parameters.get("facts", {}).get("fetch", {})
-    scales = task.parameters["lora_scales"]
+    scales = task.parameters.get("lora_scales", [])
     sources = {role: files for role, files in task.inputs.items() if role not in _NO_SOURCES}
     normalized = normalize(
         {role: _handles(files, workspace) for role, files in sources.items()},

@@ -98,14 +98,16 @@ def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]])
         sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
-    scales = list(request.options.lora_scales)
+    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
+    if request.options.lora:
+        parameters["lora_scales"] = list(request.options.lora_scales)
     names = ("index", "tokenizer", *sources)
     return [
         Node("fetch", "fetch", {**sources, "options": options}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "lora_scales": scales, "options": options},
+            parameters,
             inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
