@@ -302,7 +302,7 @@ def test_kinds_of_factors(
         with pytest.raises(IncompatibleLora, match="sizes"):
             found({**header, key: ("F32", [*shape[:-1], shape[-1] + 1])}, "sd15")
         if len(shapes) > 1 and factor not in ("lora_mid", "t1", "t2"):
-            with pytest.raises(IncompleteCheckpoint, match="without"):
+            with pytest.raises(IncompleteCheckpoint, match="is missing"):
                 found({k: v for k, v in header.items() if k != key}, "sd15")
 
 

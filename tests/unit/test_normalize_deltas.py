@@ -7,6 +7,7 @@ and ``general.py`` (``rebuild_tucker``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 
 import numpy as np
 import pytest
@@ -125,6 +126,61 @@ def test_lokr(first: str, second: str) -> None:
 def test_lokr_of_a_linear_layer() -> None:
     factors = {"w1": random(3, 2), "w2": random(4, 5)}
     check(AddendKind.LOKR, factors, torch.kron(factors["w1"], factors["w2"]))
+
+
+SHAPES: dict[AddendKind, list[dict[str, tuple[int, ...]]]] = {
+    AddendKind.LORA: [
+        {"up": (4, 2, 1, 1), "down": (2, 5, 3, 3)},
+        {"up": (4, 2, 1, 1), "down": (3, 5, 1, 1), "mid": (2, 3, 3, 3)},
+    ],
+    AddendKind.LOHA: [
+        {"w1_a": (4, 2), "w1_b": (2, 45), "w2_a": (4, 3), "w2_b": (3, 45)},
+        {
+            **{"w1_a": (2, 4), "w1_b": (2, 5), "t1": (2, 2, 3, 3)},
+            **{"w2_a": (3, 4), "w2_b": (2, 5), "t2": (3, 2, 3, 3)},
+        },
+    ],
+    AddendKind.LOKR: [
+        {"w1": (2, 5), "w2_a": (2, 3), "w2_b": (3, 9)},
+        {"w1_a": (2, 3), "w1_b": (3, 5), "w2_a": (3, 2), "w2_b": (3, 1), "t2": (3, 3, 3, 3)},
+    ],
+    AddendKind.DIFFERENCE: [{"weight": (4, 5, 3, 3)}],
+}
+
+
+def altered(shape: tuple[int, ...], random: Random) -> tuple[int, ...]:
+    """A shape with an axis left out, added, changed, or two of them swapped or joined."""
+    axes = list(shape)
+    at = random.randrange(len(axes) + 1)
+    change = random.choice(("drop", "add", "size", "swap", "join"))
+    if change == "add":
+        axes.insert(at, random.choice((0, 1, 1, 2)))
+    elif change == "drop":
+        del axes[at:][:1]
+    elif change == "size" and at < len(axes):
+        axes[at] = random.choice((0, 1, axes[at] + 1, 2 * axes[at]))
+    elif change == "swap":
+        random.shuffle(axes)
+    elif len(axes) > 1:
+        axes[-2:] = [axes[-2] * axes[-1]]
+    return tuple(axes)
+
+
+@pytest.mark.parametrize("kind", AddendKind)
+def test_whatever_shapes_are_let_pass_can_be_computed(kind: AddendKind) -> None:
+    random = Random(kind)
+    computed = 0
+    for _ in range(2000):
+        shapes = dict(random.choice(SHAPES[kind]))
+        for _ in range(random.randrange(3)):
+            name = random.choice(list(shapes))
+            shapes[name] = altered(shapes[name], random)
+        matrix = matrix_of(kind, shapes)
+        if matrix and all(matrix):  # no weight is empty
+            factors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+            assert delta(kind, factors).shape == matrix, shapes
+            computed += 1
+    assert computed > 500
 
 
 def test_a_difference_is_itself() -> None:

@@ -108,4 +108,4 @@ def _tokenizer(folder: Path, workspace: Workspace) -> Artifact:
     )
 
 
-STAGE = Stage("fetch", revision=1, run=run, toolchain=("corepress",))
+STAGE = Stage("fetch", revision=2, run=run, toolchain=("corepress",))

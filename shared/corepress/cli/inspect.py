@@ -49,6 +49,9 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
             f"  {name:<16} {component['parameters'] / 1e6:10.1f} M parameters"
             f"  {size_text(component['bytes']):>9}  {dtypes}  {' '.join(marks)}".rstrip()
         )
+    if "vae" in report:
+        fit = "" if report["vae"]["fits"] else ": does not fit"
+        click.echo(f"  VAE          {report['vae']['source']}{fit}")
     for lora in report.get("loras", []):
         click.echo(f"  LoRA         {_lora_words(lora)}")
     needs = report["needs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -49,12 +49,21 @@ class LoraIdentification:
 
 @dataclass(slots=True)
 class _Group:
-    """The factors, all of one kind, of what is added to one parameter."""
+    """The factors, all of one kind, of what is added to one parameter (``weight``, ``bias``)."""
 
     module: Module
     kind: AddendKind
     parameter: str
     factors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.module.name}.{self.parameter}"
+
+    @property
+    def example(self) -> str:
+        """The name of a tensor of it, for messages."""
+        return next(iter(self.factors.values())).name
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -78,28 +87,11 @@ def identify_lora(files: Files, base: Base) -> LoraIdentification:
     settings = read_peft_settings(files, path, read_metadata(files[path], path))
     _refuse_other_base(path, tensors, base)
     groups, alphas, unmatched = _grouped(tensors, base)
-    if not groups:
-        raise IncompatibleLora(
-            f"{path}: none of its {len(tensors)} tensors, such as {listing(list(tensors))}, "
-            f"belongs to a module of this {base.family} checkpoint",
-            hint="Is it a LoRA, and one for this kind of checkpoint?",
-            path=path,
-        )
+    _refuse_misfits(path, tensors, groups, base)
     addends: dict[str, dict[str, Addend]] = {}
-    misshapen = []
     for group in groups:
-        if _fits(path, group, base):
-            addend = _addend(group, alphas, settings)
-            name = f"{group.module.name}.{group.parameter}"
-            addends.setdefault(group.module.component, {})[name] = addend
-        else:
-            misshapen.append(next(iter(group.factors.values())).name)
-    if misshapen:
-        raise IncompatibleLora(
-            f"{path}: {len(misshapen)} of its {len(groups)} modules have other sizes than this "
-            f"{base.family} checkpoint: {listing(misshapen)}",
-            hint="It was made for another kind of checkpoint.",
-            path=path,
+        addends.setdefault(group.module.component, {})[group.name] = _addend(
+            group, alphas, settings
         )
     config = (ADAPTER_CONFIG,) if ADAPTER_CONFIG in files else ()
     return LoraIdentification((path, *config), addends, tuple(unmatched))
@@ -124,7 +116,7 @@ def _lora_file(files: Files) -> str:
 
 
 def _refuse_other_base(path: str, tensors: Mapping[str, Tensor], base: Base) -> None:
-    """Compare the widths of text embeddings, which all families but fine-tunes differ in."""
+    """Compare the widths of text embeddings, in which SD 1.x, SD 2.x and SDXL differ."""
     widths = Counter(
         flat(tensor.shape)[1]
         for name, tensor in tensors.items()
@@ -178,14 +170,33 @@ def _grouped(
     return list(groups.values()), alphas, unmatched
 
 
+def _refuse_misfits(
+    path: str, tensors: Mapping[str, Tensor], groups: Sequence[_Group], base: Base
+) -> None:
+    if not groups:
+        raise IncompatibleLora(
+            f"{path}: none of its {len(tensors)} tensors, such as {listing(list(tensors))}, "
+            f"belongs to a module of this {base.family} checkpoint",
+            hint="Is it a LoRA, and one for this kind of checkpoint?",
+            path=path,
+        )
+    misfits = [group.example for group in groups if not _fits(path, group, base)]
+    if misfits:
+        raise IncompatibleLora(
+            f"{path}: {len(misfits)} of its {len(groups)} modules have other sizes than this "
+            f"{base.family} checkpoint: {listing(misfits)}",
+            hint="It was made for another kind of checkpoint.",
+            path=path,
+        )
+
+
 def _fits(path: str, group: _Group, base: Base) -> bool:
-    target = base.shapes.get((group.module.component, f"{group.module.name}.{group.parameter}"))
+    target = base.shapes.get((group.module.component, group.name))
     try:
         return target is not None and matrix_of(group.kind, group.shapes) == flat(target)
     except KeyError as error:
-        some = next(iter(group.factors.values())).name
         raise IncompleteCheckpoint(
-            f"{path}: {quote(some)} is there without {error.args[0]!r}, the factor beside it",
+            f"{path}: beside {quote(group.example)} the factor {error.args[0]!r} is missing",
             hint="Download the LoRA again.",
             path=path,
         ) from error

@@ -30,12 +30,12 @@ def rank_of(kind: AddendKind, shapes: Shapes) -> int | None:
     """What alpha is divided by, None for full matrices, which alpha does not touch."""
     if kind is AddendKind.DIFFERENCE:
         return None
-    if kind is AddendKind.LORA:
-        return shapes["down"][0]
-    if kind is AddendKind.LOHA:
-        return shapes["w1_b"][0]
-    decomposed = shapes.get("w2_b") or shapes.get("w1_b")
-    return decomposed[0] if decomposed else None
+    inner = {
+        AddendKind.LORA: ("down",),
+        AddendKind.LOHA: ("w1_b",),
+        AddendKind.LOKR: ("w2_b", "w1_b"),
+    }[kind]
+    return next((flat(shapes[name])[0] for name in inner if name in shapes), None)
 
 
 def flat(shape: Shape) -> Matrix:
