@@ -155,6 +155,21 @@ def test_a_download_and_what_is_learned_on_the_way(
     assert over_http.files["tiny.safetensors"].tensors.keys() == planned
 
 
+def test_a_further_source_on_a_server(
+    server: Server, workspace: StoreWorkspace, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(DATA)
+    sources = {
+        "source": resolve(str(tmp_path / "model.safetensors")),
+        "vae": resolve(server.uri),  # whose VAE alone is taken
+    }
+    task = Task("fetch", {**sources, "options": tiny_options("sd15").document()})
+    artifact = STAGE.run(task, workspace).artifacts["vae"]
+    assert {path: blob.digest for path, blob in artifact.files.items()} == {
+        "vae.safetensors": f"sha256:{SHA256}"
+    }
+
+
 @pytest.mark.parametrize("etag", ['"one"', 'W/"weak"', None])
 def test_cut_connections_are_resumed_where_they_broke_off(server: Server, etag: str | None) -> None:
     server.etag = etag

@@ -61,13 +61,37 @@ class Tensor:
     axes: tuple[int, ...] = ()
 
 
+class AddendKind(StrEnum):
+    """The formulas by which factors make up what a LoRA adds."""
+
+    LORA = "lora"
+    LOHA = "loha"
+    LOKR = "lokr"
+    DIFFERENCE = "difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """What a LoRA adds to one tensor: ``scale`` times ``alpha``, where there is one, times factors.
+
+    ``factors`` are named as in `corepress.identify.lora.keys`; ``alpha`` is a scalar in the LoRA's
+    file, whose division by the rank is part of ``scale`` already.
+    """
+
+    kind: AddendKind
+    factors: Mapping[str, Tensor]
+    scale: float
+    alpha: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
     """How one tensor of a normalized component is made of one stored tensor.
 
     ``rows`` takes ``[start, stop)`` of the first axis (a contiguous byte range: OpenCLIP's fused
     ``in_proj`` is split so); ``transpose`` swaps the two axes of a matrix. Otherwise the bytes are
-    taken as they are and only the name and ``shape`` (of equal element count) change.
+    taken as they are and only the name and ``shape`` (of equal element count) change. ``added`` is
+    what LoRAs then add to it.
     """
 
     name: str
@@ -75,6 +99,7 @@ class TensorPlan:
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
     transpose: bool = False
+    added: tuple[Addend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,21 +72,25 @@ class Node:
         return Task(self.stage, parameters, inputs)
 
 
-def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
+def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoint is: fetch, then normalize.
 
     Args:
         request: the job.
-        source: the resolved source: what identifies its content at this moment.
+        sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
+    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
+    if request.options.lora:
+        parameters["lora_scales"] = list(request.options.lora_scales)
+    names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {"source": source, "options": options}),
+        Node("fetch", "fetch", {**sources, "options": options}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "options": options},
-            inputs={name: ("fetch", name) for name in ("source", "index", "tokenizer")},
+            parameters,
+            inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
     ]
@@ -241,6 +245,7 @@ def _publish_node(
                 for component, node in converts.items()
             },
             "clip_skip": request.options.clip_skip,
+            "further_sources": request.options.further_sources,
         },
         inputs={**models, **tokenizers},
         facts={"normalize": "normalize"} | {c: node.id for c, node in converts.items()},

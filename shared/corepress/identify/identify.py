@@ -27,11 +27,15 @@ def identify(files: Files, options: IdentifyOptions) -> Identification:
     """
     if is_diffusers(files):
         return identify_diffusers_folder(files, options)
-    return identify_single_file(files, _only_checkpoint(files), options)
+    return identify_single_file(files, only_checkpoint(files), options)
 
 
-def _only_checkpoint(files: Files) -> str:
-    """The one file to identify; safetensors are preferred to pickles."""
+def only_checkpoint(files: Files) -> str:
+    """The one file to identify; safetensors are preferred to pickles.
+
+    Raises:
+        UnsupportedCheckpoint: there is none, or more than one.
+    """
     if len(files) == 1:
         return next(iter(files))
     for endings in ((".safetensors",), PICKLE_ENDINGS):

@@ -79,6 +79,19 @@ def read_header(source: ByteSource, path: str) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
+def read_metadata(source: ByteSource, path: str) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; nothing for any other file.
+
+    Raises:
+        CorruptCheckpoint: the header is not well-formed.
+    """
+    start = source.read(0, min(source.size_bytes, SNIFF_BYTES))
+    if file_kind(start) is not FileKind.OTHER:
+        return {}
+    header = source.read(_LENGTH_BYTES, _header_length(start, source.size_bytes, path))
+    return dict(_parse(header, path).get("__metadata__", {}))
+
+
 def _header_length(start: bytes, file_bytes: int, path: str) -> int:
     if file_bytes < _LENGTH_BYTES:
         refuse_corrupt(

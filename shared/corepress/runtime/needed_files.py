@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import TypeVar
 
-from corepress.domain.checkpoint import Files, Identification, Layout
+from corepress.domain.checkpoint import ByteSource, Files, Identification, Layout
+from corepress.domain.composition import CHECKPOINT, VAE
+from corepress.identify.compose import Composition
 
 _DOCUMENTS = ("model_index.json", "config.json", "README.md")
+
+File = TypeVar("File", bound=ByteSource)
 
 
 def needed_files(files: Files, identification: Identification) -> list[str]:
@@ -21,3 +27,15 @@ def needed_files(files: Files, identification: Identification) -> list[str]:
     if identification.layout is Layout.DIFFUSERS:
         needed |= {path for path in files if PurePosixPath(path).name in _DOCUMENTS}
     return sorted(needed & files.keys())
+
+
+def needed_by_role(
+    sources: Mapping[str, Mapping[str, File]], composition: Composition
+) -> dict[str, dict[str, File]]:
+    """The files of all sources that a composition is normalized from, by role and path."""
+    needed = {CHECKPOINT: needed_files(sources[CHECKPOINT], composition.checkpoint)}
+    if composition.vae is not None:
+        needed[VAE] = needed_files(sources[VAE], composition.vae)
+    for role, lora in composition.loras.items():
+        needed[role] = list(lora.files)
+    return {role: {path: sources[role][path] for path in paths} for role, paths in needed.items()}
