@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
 from corepress_normalize.layout import Target, header, targets
-from corepress_normalize.precision import cast, overflows
+from corepress_normalize.precision import cast, identity, overflows
 
 PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
 _NAMED_AT_MOST = 20
@@ -85,8 +86,8 @@ class _Passage:
             if overflows(data, stored, result, written):
                 self.overflows_float16 |= written == "F16"
                 self.finite &= written == "F16"  # float64 beyond float32: no wider type is left
-        if self.target.plan.transpose:
-            result = _transposed(result, self.target.plan.source.shape)
+        if self.target.is_rearranged:
+            result = _rearranged(result, self.target)
         self._hasher.update(result)
         return result
 
@@ -198,7 +199,7 @@ class Engine:
                     copy = partial(writer.copy_range, handle, offset, size)
                     check.submit(partial(write.submit, copy))
                 else:
-                    step = max(size, 1) if passage.target.plan.transpose else PIECE_BYTES
+                    step = max(size, 1) if passage.target.is_rearranged else PIECE_BYTES
                     for start in range(offset, offset + size, step):
                         piece = handle.read(start, min(step, offset + size - start))
                         check.submit(partial(convert, passage, piece))
@@ -206,10 +207,16 @@ class Engine:
                 self._sink.progress(f"normalize {name}", done, total)
 
 
-def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
-    rows, columns = shape
-    item_bytes = len(data) // (rows * columns)
-    return np.frombuffer(data, f"V{item_bytes}").reshape(rows, columns).T.tobytes()
+def _rearranged(data: bytes | memoryview, target: Target) -> bytes:
+    """A whole stored tensor, cast or not, with its elements as they are planned."""
+    plan = target.plan
+    if plan.identity:
+        return identity(plan.shape[0], target.dtype)
+    shape = plan.source.shape
+    values = np.frombuffer(data, f"V{len(data) // prod(shape)}").reshape(shape)
+    if plan.swap_halves:
+        values = np.roll(values, shape[0] // 2, axis=0)
+    return (values.T if plan.transpose else values).tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

@@ -40,7 +40,12 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        return not self.is_cast and self.plan.rows is None and not self.plan.transpose
+        return not self.is_cast and self.plan.rows is None and not self.is_rearranged
+
+    @property
+    def is_rearranged(self) -> bool:
+        """Whether more than the type of the elements changes: such a tensor is read whole."""
+        return self.plan.transpose or self.plan.swap_halves or self.plan.identity
 
     @property
     def source_range(self) -> tuple[int, int]:
@@ -55,7 +60,7 @@ class Target:
     @property
     def size_bytes(self) -> int:
         """The size of the written data."""
-        if self.is_cast:
+        if self.is_cast or self.plan.identity:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
         return self.source_range[1]
 

@@ -12,9 +12,8 @@ from corepress.domain.checkpoint import (
     Component,
     Decision,
     Identification,
-    PredictionType,
 )
-from corepress.domain.errors import AmbiguousPredictionType, InvalidRequest
+from corepress.domain.errors import InvalidRequest, from_document
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle
@@ -88,7 +87,7 @@ def normalize(
         )
     check_precision(options.precision)
     identification = identify(source, options.for_identify)
-    _refuse_ambiguous(identification)
+    _refuse_problems(identification)
     folders, companion_decisions = companions(identification, source, tokenizer)
     engine = Engine(
         source,
@@ -118,13 +117,10 @@ def normalize(
     return Normalized(_folders(source, identification, weights, folders, sink), facts)
 
 
-def _refuse_ambiguous(identification: Identification) -> None:
-    if identification.prediction_type is PredictionType.AMBIGUOUS:
-        raise AmbiguousPredictionType(
-            f"the weights of a {identification.family} checkpoint cannot tell whether it predicts "
-            "epsilon or v",
-            hint="--prediction-type epsilon or v_prediction, or --original-config FILE",
-        )
+def _refuse_problems(identification: Identification) -> None:
+    """Raise the first of the problems for which identifying may go on and normalizing may not."""
+    for problem in identification.problems:
+        raise from_document(asdict(problem))
 
 
 def _weight_decisions(

@@ -19,6 +19,8 @@ from corepress.domain.stage import Outputs, Task
 
 _SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
+_NOT_YET = "transformer"
+"""A component whose family cannot be converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,11 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
 
 
 def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]:
+    if _NOT_YET in facts["components"]:
+        raise UnsupportedRecipe(
+            f"a checkpoint of family {facts['family']} cannot be converted yet",
+            hint="`corepress normalize` makes a diffusers folder of it",
+        )
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
         chosen = available
@@ -157,9 +164,16 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
 
 def _sizes(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[int, int]]:
     if recipe.sizes == "native":
+        if facts["native_size"] is None:
+            raise UnsupportedRecipe(
+                f"recipe {recipe.name!r} asks for the native size, "
+                f"which the parts of a {facts['family']} don't tell",
+                hint="give `sizes` in a recipe of your own",
+            )
         return [tuple(facts["native_size"])]
-    factor = int(facts["vae_scale_factor"])
-    steps = {c: factor if c != "unet" else factor * int(facts["unet_divisor"]) for c in _SIZED}
+    factor = int(facts["vae_scale_factor"] or 1)
+    divisor = int(facts["unet_divisor"] or 1)
+    steps = {c: factor if c != "unet" else factor * divisor for c in _SIZED}
     for component in _components(recipe, facts):
         step = steps.get(component)
         for width, height in recipe.sizes:

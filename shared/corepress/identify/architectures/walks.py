@@ -8,26 +8,32 @@ from typing import Any
 from corepress.domain.errors import MissingConfig
 from corepress.identify.architectures.clip import clip_parameters, published_name
 from corepress.identify.architectures.controlnet import controlnet_parameters
+from corepress.identify.architectures.mmdit import mmdit_parameters
 from corepress.identify.architectures.parameter import Parameter
+from corepress.identify.architectures.t5 import shared_name, t5_parameters
 from corepress.identify.architectures.unet import unet_parameters
 from corepress.identify.architectures.vae import modern_name, vae_parameters
 
 _WALKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Parameter]]] = {
     "UNet2DConditionModel": unet_parameters,
     "ControlNetModel": controlnet_parameters,
+    "SD3Transformer2DModel": mmdit_parameters,
     "AutoencoderKL": vae_parameters,
     "CLIPTextModel": clip_parameters,
     "CLIPTextModelWithProjection": clip_parameters,
+    "T5EncoderModel": t5_parameters,
 }
 _RENAMES: Mapping[str, Callable[[str], str]] = {
     "AutoencoderKL": modern_name,
     "CLIPTextModel": published_name,
     "CLIPTextModelWithProjection": published_name,
+    "T5EncoderModel": shared_name,
 }
 
 _COUNTS = (
     "layers_per_block",
     "num_hidden_layers",
+    "num_layers",
     "transformer_layers_per_block",
     "reverse_transformer_layers_per_block",
 )
