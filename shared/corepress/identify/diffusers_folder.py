@@ -24,7 +24,12 @@ from corepress.domain.errors import (
     UnsupportedCheckpoint,
 )
 from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.walks import class_name, is_known, parameters, today_name
+from corepress.identify.architectures.walks import (
+    by_today_names,
+    class_name,
+    is_known,
+    parameters,
+)
 from corepress.identify.configs import scheduler_config
 from corepress.identify.families.family import Family, Traits
 from corepress.identify.families.recognise import FAMILIES, family_names, recognise
@@ -248,8 +253,11 @@ def _plan(
     name: str, entry: _Entry, tensors: Mapping[str, Tensor]
 ) -> tuple[Planned, list[Decision]]:
     """A component's plan, and a note of tensors that its architecture has no place for."""
-    wanted = {today_name(entry.config, stored): tensor for stored, tensor in tensors.items()}
-    wanted = {key: tensor for key, tensor in wanted.items() if not key.endswith("position_ids")}
+    wanted = {
+        name: tensor
+        for name, tensor in by_today_names(entry.config, tensors).items()
+        if not name.endswith("position_ids")
+    }
     part = Part(entry.found.folder, wanted)
     if not is_known(entry.config):
         return copy_all(part), []

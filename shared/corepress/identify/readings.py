@@ -17,7 +17,7 @@ from corepress.domain.errors import IncompleteCheckpoint
 from corepress.identify.architectures.clip import PROJECTION
 from corepress.identify.architectures.parameter import Parameter
 from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.walks import parameters, today_name
+from corepress.identify.architectures.walks import by_today_names, parameters
 from corepress.identify.configs import network_config, text_encoder_config, vae_config
 from corepress.identify.families.family import Family, TextEncoder
 from corepress.identify.original_config import OriginalConfig
@@ -122,8 +122,7 @@ def _read_text_encoder(source: Source, encoder: TextEncoder) -> Reading:
     name, part = encoder.component, source.parts[encoder.prefix]
     if not part.original:
         stored_as = {"architectures": [encoder.architecture]}
-        tensors = {today_name(stored_as, old): tensor for old, tensor in part.tensors.items()}
-        part = replace(part, tensors=tensors)
+        part = replace(part, tensors=by_today_names(stored_as, part.tensors))
     override = source.options.configs.get(name, {})
     config = text_encoder_config(encoder, part, source.original, override)
     wanted = parameters(name, config)

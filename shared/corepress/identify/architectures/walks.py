@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from corepress.domain.checkpoint import Tensor
 from corepress.domain.errors import MissingConfig
 from corepress.identify.architectures.clip import clip_parameters, published_name
 from corepress.identify.architectures.controlnet import controlnet_parameters
@@ -76,10 +77,15 @@ def parameters(component: str, config: Mapping[str, Any]) -> list[Parameter]:
     return walked
 
 
-def today_name(config: Mapping[str, Any], name: str) -> str:
-    """Today's name of a tensor stored in diffusers' or transformers' layout."""
-    rename = _RENAMES.get(class_name(config))
-    return rename(name) if rename else name
+def by_today_names(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors in diffusers' or transformers' layout, by the names that they have today.
+
+    Of two under one name (T5's token embedding) the one that is stored under it counts.
+    """
+    rename = _RENAMES.get(class_name(config), str)
+    return {rename(name): tensors.get(rename(name), tensor) for name, tensor in tensors.items()}
 
 
 def _refuse_absurd(count: Any) -> None:
