@@ -26,7 +26,7 @@ class Traced:
         return len(self.shape)
 
     @property
-    def T(self) -> Traced:  # noqa: N802 (torch's name)
+    def T(self) -> Traced:
         return replace(self, shape=self.shape[::-1], transpose=True)
 
     def contiguous(self) -> Traced:

@@ -37,7 +37,7 @@ _BARE: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("unet", True, ("input_blocks.", "output_blocks.", "time_embed.")),
     ("unet", False, ("down_blocks.", "up_blocks.", "time_embedding.", ".attn2.to_k.")),
     ("transformer", True, ("joint_blocks.", "x_embedder.", "context_embedder.")),
-    ("transformer", False, ("pos_embed.proj.", "context_embedder.", ".attn.add_q_proj.")),
+    ("transformer", False, ("pos_embed.proj.", "time_text_embed.", ".attn.add_q_proj.")),
     ("vae", True, ("encoder.down.", "decoder.up.")),
     ("vae", False, ("encoder.down_blocks.", "decoder.up_blocks.")),
 )
@@ -51,14 +51,14 @@ def split(tensors: Mapping[str, Tensor]) -> Parts:
         names = [name for name in tensors if name.startswith(prefix)]
         if names and place not in found:
             content = {name.removeprefix(prefix): tensors[name] for name in names}
-            if place == "unet" and _have(content, ("joint_blocks.",)):
-                place = "transformer"
             found[place] = Part(prefix, content, original=original)
-    if not found.keys() & {*NETWORKS, "vae"}:
-        for place, original, marks in _BARE:
-            if _have(tensors, marks):
-                found[place] = Part("", tensors, original=original)
-                break
+    if "unet" in found and _have(found["unet"].tensors, ("joint_blocks.",)):
+        found["transformer"] = found.pop("unet")  # it has the same beginning
+    if found.keys() & {*NETWORKS, "vae"}:
+        return found
+    for place, original, marks in _BARE:
+        if _have(tensors, marks):
+            return {place: Part("", tensors, original=original)}
     return found
 
 

@@ -50,7 +50,7 @@ from corepress.identify.weight_files import read_weight_file
 _IGNORED = re.compile(
     r"(alphas_cumprod|betas|log_one_minus|logvar|posterior_|sqrt_|model_ema\.|denoiser\.|"
     r"(first_stage_model\.)?loss\.|v_pred$|ztsnr$)"
-    r"|.*\.(position_ids|logit_scale|text_projection(\.weight)?|attn_mask)$"
+    r"|.*\.(position_ids|logit_scale|text_projection(\.weight)?|attn_mask|embed_tokens\.weight)$"
 )
 """Schedule buffers, markers, and what stands beside the text encoders that diffusers uses."""
 
@@ -75,13 +75,11 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
     prediction_type = decide_prediction_type(family, options, marked, original.prediction_type)
 
     _require_parts(family, parts, options)
-    readings = read_components(Source(family, parts, tensors, original, prediction_type, options))
-    unknown, left_out = _leftovers(tensors, readings.values())
-    if unknown and (parts.keys() == {"vae"} or any(not part.prefix for part in parts.values())):
-        raise UnsupportedCheckpoint(
-            f"{path} comes nearest to {family.name}, which has no such tensors: {listing(unknown)}",
-            path=path,
-        )
+    source = Source(family, parts, tensors, original, prediction_type, options)
+    if parts.keys() == {"vae"} or any(not part.prefix for part in parts.values()):
+        readings = _read_alone(path, source)
+    else:
+        readings = read_components(source)
     refuse_incomplete(family.name, {name: r.planned for name, r in readings.items()})
     weights = WeightFiles((path,), sharded=False, variant=None)
     return Identification(
@@ -101,7 +99,7 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
         decisions=(
             *decisions,
             *(decision for reading in readings.values() for decision in reading.decisions),
-            *left_out,
+            *_left_out(_leftovers(tensors, readings.values())),
         ),
     )
 
@@ -168,6 +166,25 @@ def _require_parts(family: Family, parts: Parts, options: IdentifyOptions) -> No
         )
 
 
+def _read_alone(path: str, source: Source) -> dict[str, Reading]:
+    """The one component of a file in which nothing but its names tells what it is.
+
+    Raises:
+        UnsupportedCheckpoint: it is another one, whose names are alike.
+    """
+    nearest = f"{path} comes nearest to {source.family.name}"
+    try:
+        readings = read_components(source)
+    except IncompleteCheckpoint as error:
+        raise UnsupportedCheckpoint(f"{nearest}, but {error.message}", path=path) from error
+    unknown = _leftovers(source.tensors, readings.values())
+    if unknown:
+        raise UnsupportedCheckpoint(
+            f"{nearest}, which has no such tensors: {listing(unknown)}", path=path
+        )
+    return readings
+
+
 def _unknown_scale(readings: Mapping[str, Reading]) -> tuple[Problem, ...]:
     """The problem of a VAE by itself, of which nothing tells the family."""
     if "vae" not in readings or "scaling_factor" in readings["vae"].config:
@@ -183,23 +200,24 @@ def _unknown_scale(readings: Mapping[str, Reading]) -> tuple[Problem, ...]:
     )
 
 
-def _leftovers(
-    tensors: Mapping[str, Tensor], readings: Iterable[Reading]
-) -> tuple[list[str], tuple[Decision, ...]]:
-    """The tensors that no component takes and that aren't known to be useless, and a note of it."""
+def _leftovers(tensors: Mapping[str, Tensor], readings: Iterable[Reading]) -> list[str]:
+    """The tensors that no component takes and that aren't known to be useless."""
     used: set[str] = set()
     left_out: tuple[str, ...] = ()
     for reading in readings:
         used.update(planned.source.name for planned in reading.planned.tensors)
         left_out += reading.left_out
-    unknown = [
+    return [
         name
         for name in tensors
         if name not in used and not _IGNORED.match(name) and not name.startswith(left_out)
     ]
+
+
+def _left_out(unknown: list[str]) -> tuple[Decision, ...]:
     if not unknown:
-        return unknown, ()
-    return unknown, (
+        return ()
+    return (
         Decision(
             "tensors",
             f"{len(unknown)} left out",

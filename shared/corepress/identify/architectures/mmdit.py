@@ -67,14 +67,15 @@ def mmdit_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
     layers = config["num_layers"]
     for index in range(layers):
         yield from _block(config, index, width, last=index == layers - 1)
-    yield from _swapped(linear("norm_out.linear", "final_layer.adaLN_modulation.1", 2 * width, width))
+    last_norm = "norm_out.linear", "final_layer.adaLN_modulation.1"
+    yield from _swapped(linear(*last_norm, 2 * width, width))
     outputs = patch**2 * (config.get("out_channels") or config["in_channels"])
     yield from linear("proj_out", "final_layer.linear", outputs, width)
 
 
 def transformer_channels(part: Part) -> int:
-    """The channels of the transformer's input."""
-    return part.agreed("input channels", part.axis(_NAMES[part.original]["patches"], 1))
+    """The channels of the transformer's input; 16 where the tensor that tells them is missing."""
+    return part.agreed("input channels", part.axis(_NAMES[part.original]["patches"], 1) or [16])
 
 
 def mmdit_sizes(part: Part) -> dict[str, Any]:
@@ -85,27 +86,27 @@ def mmdit_sizes(part: Part) -> dict[str, Any]:
     """
     names = _NAMES[part.original]
 
-    def size(what: str, name: str, axis: int) -> int:
-        return part.agreed(what, part.axis(names[name], axis))
+    def size(what: str, name: str, axis: int, published: int) -> int:
+        return part.agreed(what, part.axis(names[name], axis) or [published])
 
     blocks = [match.groups() for name in part.tensors if (match := _BLOCK.fullmatch(name))]
     width = part.agreed(
         "width", [*part.axis(names["patches"], 0), *part.axis(names["positions"], 2)]
     )
-    patch = size("size of patches", "patches", 2)
+    patch = size("size of patches", "patches", 2, 2)
     heads = [n for name in part.tensors if name.endswith(_QUERY_NORMS) for n in part.axis(name, 0)]
     sizes: dict[str, Any] = {
-        "caption_projection_dim": size("width of the embedded text", "context", 0),
+        "caption_projection_dim": size("width of the embedded text", "context", 0, width),
         "dual_attention_layers": sorted(
             {int(index) for index, rest in blocks if rest.startswith(_SECOND_ATTENTION)}
         ),
         "in_channels": transformer_channels(part),
-        "joint_attention_dim": size("width of the text", "context", 1),
+        "joint_attention_dim": size("width of the text", "context", 1, 4096),
         "num_layers": max((int(index) for index, _ in blocks), default=-1) + 1,
-        "out_channels": size("output channels", "output", 0) // patch**2,
+        "out_channels": size("output channels", "output", 0, 64) // patch**2,
         "patch_size": patch,
-        "pooled_projection_dim": size("width of the pooled text", "pooled", 1),
-        "pos_embed_max_size": isqrt(size("positions", "positions", 1)),
+        "pooled_projection_dim": size("width of the pooled text", "pooled", 1, 2048),
+        "pos_embed_max_size": isqrt(size("positions", "positions", 1, 192**2)),
         "qk_norm": "rms_norm" if heads else None,
     }
     head_channels = part.agreed("channels of a head", heads) if heads else _HEAD_CHANNELS

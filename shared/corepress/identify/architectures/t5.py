@@ -11,8 +11,7 @@ from corepress.identify.architectures.part import Part
 
 _TOKENS = "shared.weight"
 _SAME_TOKENS = "encoder.embed_tokens.weight"
-_FIRST = "encoder.block.0.layer"
-_POSITIONS = f"{_FIRST}.0.SelfAttention.relative_attention_bias.weight"
+_POSITIONS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 _BLOCK = re.compile(r"encoder\.block\.(\d{1,3})\.")
 
 
@@ -53,29 +52,26 @@ def t5_sizes(part: Part) -> dict[str, Any]:
         IncompleteCheckpoint: all tensors that tell a size are missing.
     """
     blocks = {int(match[1]) for name in part.tensors if (match := _BLOCK.match(name))}
-    heads = part.agreed("number of heads", part.axis(_POSITIONS, 1))
+    heads = part.agreed("number of heads", part.axis(_POSITIONS, 1) or [64])
     width = part.agreed(
         "width", [*part.axis(_TOKENS, 1), *part.axis("encoder.final_layer_norm.weight", 0)]
     )
-    attention = part.agreed(
-        "width of attention",
-        [
-            size
-            for index in blocks
-            for size in part.axis(f"encoder.block.{index}.layer.0.SelfAttention.q.weight", 0)
-        ],
-    )
-    feed_forward = f"{_FIRST}.1.DenseReluDense"
-    gated = f"{feed_forward}.wi_1.weight" in part.tensors
+
+    def witnesses(name: str, axis: int) -> list[int]:
+        names = (f"encoder.block.{index}.layer.{name}.weight" for index in blocks)
+        return [size for each in names for size in part.axis(each, axis)]
+
+    attention = part.agreed("width of attention", witnesses("0.SelfAttention.q", 0))
+    gated = bool(witnesses("1.DenseReluDense.wi_1", 0))
     return {
-        "d_ff": part.agreed("inner width", part.axis(f"{feed_forward}.wo.weight", 1)),
+        "d_ff": part.agreed("inner width", witnesses("1.DenseReluDense.wo", 1)),
         "d_kv": attention // heads,
         "d_model": width,
         "feed_forward_proj": "gated-gelu" if gated else "relu",
         "num_heads": heads,
         "num_layers": max(blocks, default=-1) + 1,
-        "relative_attention_num_buckets": part.agreed("buckets", part.axis(_POSITIONS, 0)),
-        "vocab_size": part.agreed("vocabulary", part.axis(_TOKENS, 0)),
+        "relative_attention_num_buckets": part.agreed("buckets", part.axis(_POSITIONS, 0) or [32]),
+        "vocab_size": part.agreed("vocabulary", part.axis(_TOKENS, 0) or [32128]),
     }
 
 

@@ -77,9 +77,7 @@ def parameters(component: str, config: Mapping[str, Any]) -> list[Parameter]:
     return walked
 
 
-def by_today_names(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def by_today_names(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in diffusers' or transformers' layout, by the names that they have today.
 
     Of two under one name (T5's token embedding) the one that is stored under it counts.

@@ -30,10 +30,10 @@ class TextEncoder:
     """A text encoder's place in a single file, and what of its configuration isn't a size.
 
     ``hidden_act`` is ``quick_gelu`` for OpenAI's CLIP, ``gelu`` for OpenCLIP. ``projection_dim`` is
-    the published value where the weights hold no projection (None: the width). ``penultimate`` says that the network was trained on OpenCLIP's last layer but one, so
-    that the published encoder lacks the last; ``identity_projection`` that the pooled output isn't
-    projected, although the encoder's class has a layer for that; ``required`` that no file of the
-    family is without it.
+    the published value where the weights hold no projection (None: the width). ``penultimate`` says
+    that the network was trained on OpenCLIP's last layer but one, so that the published encoder
+    lacks the last; ``identity_projection`` that the pooled output isn't projected, although the
+    encoder's class has a layer for that; ``required`` that no file of the family is without it.
     """
 
     component: str

@@ -35,9 +35,9 @@ _OTHERS: Mapping[str, tuple[str, ...]] = {
     "a HunyuanDiT transformer": ("mlp_t5.", "text_embedding_padding"),
     "a Wan model": ("head.modulation", "vace_blocks.", "motion_encoder.dec.", "middle.0.residual."),
     "a Cosmos model": ("net.x_embedder.proj.1.", "net.blocks."),
-    "an LTX-Video model": ("patchify_proj.", "last_scale_shift_table", "per_channel_statistics.", "av_ca_"),
+    "an LTX-Video model": ("patchify_proj.", "last_scale_shift", "per_channel_stat", "av_ca_"),
     "a PixArt or Sana transformer": (".cross_attn.q_linear.", "adaln_single.", "y_embedding"),
-    "a Lumina or Z-Image transformer": ("cap_embedder.", "layers.0.adaLN_modulation.", "control_all_x"),
+    "a Lumina or Z-Image transformer": ("cap_embedder.", "layers.0.adaLN_", "control_all_x"),
     "a Qwen-Image transformer": ("txt_norm.", ".text_norm."),
     "a deep compression autoencoder": (".op_list.",),
     "a text encoder without its UNet": (
