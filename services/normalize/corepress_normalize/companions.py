@@ -57,8 +57,8 @@ def companions(
         decisions.append(
             Decision(
                 _T5_TOKENIZER,
-                "warning: left out, so that no prompt can be given to text_encoder_3",
-                "the source brings no tokenizer, and T5's is not part of Corepress",
+                "warning: left out; give diffusers a tokenizer_3 of google/t5-v1_1-xxl",
+                "the source brings no tokenizer for text_encoder_3",
             )
         )
     if identification.scheduler:

@@ -98,6 +98,7 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
         problems=(*ambiguity(prediction_type), *_unknown_scale(readings)),
         decisions=(
             *decisions,
+            *_absent_encoders(family, readings),
             *(decision for reading in readings.values() for decision in reading.decisions),
             *_left_out(_leftovers(tensors, readings.values())),
         ),
@@ -183,6 +184,15 @@ def _read_alone(path: str, source: Source) -> dict[str, Reading]:
             f"{nearest}, which has no such tensors: {listing(unknown)}", path=path
         )
     return readings
+
+
+def _absent_encoders(family: Family, readings: Mapping[str, Reading]) -> tuple[Decision, ...]:
+    reason = "the file doesn't hold it: diffusers wants None for it and its tokenizer"
+    return tuple(
+        Decision(encoder.component, "left out", reason)
+        for encoder in family.text_encoders
+        if not encoder.required and encoder.component not in readings
+    )
 
 
 def _unknown_scale(readings: Mapping[str, Reading]) -> tuple[Problem, ...]:
