@@ -27,7 +27,7 @@ from normalize_support import (
 )
 from safetensors.torch import load_file, save_file
 
-from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress_normalize.folder import normalize_folder
 
 TENSOR = "model.diffusion_model.middle_block.0.in_layers.2.weight"
@@ -160,18 +160,40 @@ def test_other_types_are_taken_to_what_core_ml_has(tmp_path: Path, dtype: torch.
     assert torch.equal(actual, stored[TENSOR].to(wanted))
 
 
-def test_what_float16_cannot_hold_stays_float32_and_is_named(tmp_path: Path) -> None:
-    large = load_file(checkpoint("sd15"))[TENSOR]
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float32, "fp16"), (torch.bfloat16, "auto")]
+)
+def test_what_float16_cannot_hold_stays_float32_and_is_named(
+    tmp_path: Path, dtype: torch.dtype, precision: str
+) -> None:
+    large = load_file(checkpoint("sd15"))[TENSOR].to(dtype)
     large[0, 0, 0, 0] = 70_000.0
     source = changed_checkpoint(tmp_path / "large.safetensors", {TENSOR: large})
-    report = normalize_folder(
-        source, tmp_path / "out", tiny_options("sd15", precision="fp16"), ignore_progress
-    )
+    options = tiny_options("sd15", precision=precision)
+    report = normalize_folder(source, tmp_path / "out", options, ignore_progress)
     unet = weights(tmp_path / "out" / "unet")
-    assert torch.equal(unet.pop(NORMALIZED_TENSOR), large)
-    assert {t.dtype for t in unet.values()} == {torch.float16}
+    assert torch.equal(unet.pop(NORMALIZED_TENSOR), large.float())
+    others = torch.float16 if precision == "fp16" else torch.float32
+    assert {t.dtype for t in unet.values()} == {others}
     (decision,) = [d for d in report["decisions"] if "kept in float32" in d["choice"]]
     assert NORMALIZED_TENSOR in decision["choice"]
+
+
+def test_what_float16_cannot_hold_is_refused_by_name_in_all_components(tmp_path: Path) -> None:
+    other = "first_stage_model.decoder.conv_out.weight"
+    large = {name: load_file(checkpoint("sd15"))[name] for name in (TENSOR, other)}
+    for tensor in large.values():
+        tensor.view(-1)[-1] = -70_000.0
+    source = changed_checkpoint(tmp_path / "large.safetensors", large)
+    options = tiny_options("sd15", precision="fp16", overflow="refuse")
+    with pytest.raises(Float16Overflow) as refusal:
+        normalize_folder(source, tmp_path / "out", options, ignore_progress)
+    assert "2 tensors" in refusal.value.message
+    assert all(name in refusal.value.message for name in large)
+    assert not (tmp_path / "out").exists()
+    whole = tiny_options("sd15", precision="fp32", overflow="refuse")
+    normalize_folder(source, tmp_path / "out", whole, ignore_progress)
+    assert torch.equal(weights(tmp_path / "out" / "unet")[NORMALIZED_TENSOR], large[TENSOR])
 
 
 def test_nan_and_infinity_are_refused_by_name_in_all_components(tmp_path: Path) -> None:

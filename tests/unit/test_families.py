@@ -27,8 +27,13 @@ from corepress.domain.errors import (
     InvalidRequest,
     MissingConfig,
     UnsupportedCheckpoint,
+    UnsupportedRecipe,
 )
+from corepress.domain.job import JobRequest
+from corepress.domain.plan import build_nodes
 from corepress.identify import identify
+from corepress.recipes import load_recipe
+from corepress_normalize.facts import checkpoint_facts
 
 UNET = "model.diffusion_model."
 
@@ -215,6 +220,31 @@ def test_a_classic_vae_without_its_quantizing_layers_is_incomplete():
     tensors = {k: v for k, v in manifest("sd15").items() if "quant_conv" not in k}
     with pytest.raises(IncompleteCheckpoint, match="quant_conv"):
         of(tensors)
+
+
+# what follows for their conversion
+
+
+def converts(found: Identification) -> dict[str, list[int]]:
+    """The models that the built-in recipe makes of a checkpoint, and their sizes in pixels."""
+    facts = {**checkpoint_facts(found), "components": {name: {} for name in found.components}}
+    nodes = build_nodes(JobRequest("x", (load_recipe("original"),), "x"), facts)
+    tasks = [node.parameters for node in nodes if node.stage == "convert"]
+    return {task["component"]: task.get("size") for task in tasks}
+
+
+def test_components_by_themselves_have_the_size_of_their_family():
+    assert converts(of(stored(DIFFUSERS_MODELS["ssd-1b"]))) == {"unet": [1024, 1024]}
+    vae = of(stored(DIFFUSERS_MODELS["vae"]), family="sdxl")
+    assert converts(vae) == {"vae_decoder": [1024, 1024], "vae_encoder": [1024, 1024]}
+    with pytest.raises(UnsupportedRecipe, match="native size"):
+        converts(of(stored(DIFFUSERS_MODELS["vae"])))
+
+
+def test_sd3_is_not_converted_yet():
+    with pytest.raises(UnsupportedRecipe, match="sd3 cannot be converted yet") as caught:
+        converts(of(sd3_file("sd3-medium", text_encoders=True)))
+    assert "corepress normalize" in caught.value.hint
 
 
 # others

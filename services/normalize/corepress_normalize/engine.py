@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 
 from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
-from corepress.domain.checkpoint import Component
-from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.checkpoint import Component, TensorPlan
+from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
@@ -64,6 +64,14 @@ class Weights:
     tensors: tuple[TensorDigest, ...]
     kept_float32: tuple[str, ...]
     non_finite: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """The tensors, as the source calls them, for which a component is refused."""
+
+    non_finite: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
 
 
 class _Passage:
@@ -110,35 +118,41 @@ class Engine:
         *,
         precision: str,
         allow_non_finite: bool,
+        overflow: str = "keep",
     ) -> None:
         self._source = source
         self._index = index
         self._sink = sink
         self._precision = precision
         self._allow_non_finite = allow_non_finite
+        self._keeps_overflowing = overflow == "keep"
 
     def write(self, components: Iterable[Component]) -> dict[str, Weights]:
         """Write each component's canonical weight file, except those that the sink has already.
 
         Raises:
             NonFiniteWeights: tensors hold NaN or infinity and that is not allowed; names them.
+            Float16Overflow: tensors hold what float16 can't, and none is to be kept in float32;
+                names them.
         """
         written: dict[str, Weights] = {}
-        refused: list[str] = []
+        refused: list[_Refused] = []
         for component in components:
             result = self._write(component)
             if isinstance(result, Weights):
                 written[component.name] = result
             else:
-                refused += result
-        if refused:
-            raise _non_finite_weights(refused)
+                refused.append(result)
+        if non_finite := [name for each in refused for name in each.non_finite]:
+            raise _non_finite_weights(non_finite)
+        if overflowing := [name for each in refused for name in each.overflowing]:
+            raise _float16_overflow(overflowing)
         return written
 
     def _write(
         self, component: Component, kept_float32: frozenset[str] = frozenset()
-    ) -> Weights | tuple[str, ...]:
-        """A component's weights, or the non-finite tensors for which they are refused.
+    ) -> Weights | _Refused:
+        """A component's weights, or the tensors for which they are refused.
 
         A file's header tells each tensor's type before any value is seen. So where values turn out
         to be too large for float16, the component is written once more, those tensors in float32.
@@ -150,14 +164,16 @@ class Engine:
         if blob is None and self._acceptable(passages):
             with self._sink.create() as writer:
                 self._stream(component.name, head, passages, writer)
-                overflowing = frozenset(p.target.plan.name for p in passages if p.overflows_float16)
+                overflowing = [p.target.plan for p in passages if p.overflows_float16]
                 if not overflowing and self._acceptable(passages):
                     blob = writer.commit(tensors_digest(p.digest for p in passages))
             if overflowing and self._acceptable(passages):
-                return self._write(component, overflowing)
-        non_finite = tuple(sorted({p.target.plan.source.name for p in passages if not p.finite}))
+                if not self._keeps_overflowing:
+                    return _Refused(overflowing=_source_names(overflowing))
+                return self._write(component, frozenset(plan.name for plan in overflowing))
+        non_finite = _source_names(p.target.plan for p in passages if not p.finite)
         if blob is None:
-            return non_finite
+            return _Refused(non_finite)
         return Weights(
             blob=blob,
             tensors=tuple(p.digest for p in passages),
@@ -219,10 +235,24 @@ def _rearranged(data: bytes | memoryview, target: Target) -> bytes:
     return (values.T if plan.transpose else values).tobytes()
 
 
+def _source_names(plans: Iterable[TensorPlan]) -> tuple[str, ...]:
+    return tuple(sorted({plan.source.name for plan in plans}))
+
+
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:
-    more = len(names) - _NAMED_AT_MOST
     return NonFiniteWeights(
-        f"{len(names)} tensors hold NaN or infinity: {', '.join(names[:_NAMED_AT_MOST])}"
-        + (f" and {more} more" if more > 0 else ""),
+        f"{len(names)} tensors hold NaN or infinity: {_listed(names)}",
         hint="such a checkpoint gives black images; --allow-non-finite takes it all the same",
     )
+
+
+def _float16_overflow(names: Sequence[str]) -> Float16Overflow:
+    return Float16Overflow(
+        f"{len(names)} tensors hold values beyond 65504, the largest float16: {_listed(names)}",
+        hint="--overflow keep writes these in float32, --precision fp32 all",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

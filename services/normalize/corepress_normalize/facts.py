@@ -35,7 +35,8 @@ def component_facts(component: Component, weights: Weights, family: str) -> dict
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,
         "variant": component.weights.variant,
-        "overflows_float16": family.startswith("sdxl")
+        # SD 1's carry the mark too, as diffusers' default; a VAE by itself may be SDXL's
+        "overflows_float16": family.startswith(("sdxl", "vae"))
         and bool(component.config.get("force_upcast")),
     }
 

@@ -78,7 +78,7 @@ def normalize(
     Raises:
         AmbiguousPredictionType: the weights cannot tell it, and no option does.
         InvalidRequest: an option has no such value.
-        NonFiniteWeights: see `Engine.write`.
+        NonFiniteWeights, Float16Overflow: see `Engine.write`.
         PermanentError: anything that `identify` and `companions` refuse.
     """
     if options.max_shard_size != "none":
@@ -95,6 +95,7 @@ def normalize(
         sink,
         precision=options.precision,
         allow_non_finite=options.allow_non_finite,
+        overflow=options.overflow,
     )
     weights = engine.write(identification.components.values())
     decisions = dict.fromkeys(

@@ -60,6 +60,12 @@ _OPTIONS = (
     ),
     click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity in weights."),
     click.option(
+        "--overflow",
+        type=click.Choice(["keep", "refuse"]),
+        default="keep",
+        help="Tensors with values beyond float16's range: keep them in float32, or refuse.",
+    ),
+    click.option(
         "--max-shard-size",
         default="none",
         metavar="none|SIZE",

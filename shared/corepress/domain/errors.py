@@ -121,6 +121,12 @@ class NonFiniteWeights(PermanentError):
     code = "non-finite-weights"
 
 
+class Float16Overflow(PermanentError):
+    """Weights hold values that float16 cannot hold, and keeping them in float32 was ruled out."""
+
+    code = "float16-overflow"
+
+
 class AmbiguousPredictionType(PermanentError):
     """The weights cannot tell epsilon from v-prediction; an option must."""
 
