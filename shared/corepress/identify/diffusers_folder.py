@@ -32,12 +32,18 @@ from corepress.identify.architectures.walks import (
 )
 from corepress.identify.configs import scheduler_config
 from corepress.identify.families.family import Family, Traits
-from corepress.identify.families.recognise import FAMILIES, family_names, recognise
+from corepress.identify.families.recognise import (
+    FAMILIES,
+    family_names,
+    recognise,
+    refuse_alike,
+)
 from corepress.identify.json_file import read_json_object
 from corepress.identify.original_config import read_original_config
 from corepress.identify.plan import Planned, copy_all, plan, refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing, quote
+from corepress.identify.unfinished import refuse_unfinished, unfinished_downloads
 from corepress.identify.weight_files import Found, choose_variants, find_weights, read_variant
 
 _INDEX = "model_index.json"
@@ -83,6 +89,7 @@ def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identif
     entries = _entries(files, folders, pipeline, options)
     chosen, decisions = choose_variants({n: e.found for n, e in entries.items()}, options)
     read = {name: read_variant(files, entry.found, chosen[name]) for name, entry in entries.items()}
+    refuse_unfinished(files, [path for weights, _ in read.values() for path in weights.files])
     family = _family(entries, pipeline, options)
     family_name = family.name if family else _family_of_parts(entries)
 
@@ -172,7 +179,7 @@ def _entries(
         UnsupportedCheckpoint: a component that must be understood has an unknown class.
     """
     entries = {}
-    absent = []
+    absent, partial = [], []
     for name, folder in folders.items():
         path = f"{folder}config.json"
         config: dict[str, Any] = read_json_object(files, path) if path in files else {}
@@ -181,6 +188,7 @@ def _entries(
         found = find_weights(files, folder, kind)
         if name in _MUST_BE_KNOWN and not (config and found):
             absent.append(path if not config else f"{folder}*.safetensors")
+            partial += unfinished_downloads(files, folder)
         elif name in _MUST_BE_KNOWN and not is_known(config):
             raise UnsupportedCheckpoint(
                 f"{f'a {pipeline}' if pipeline else 'the folder'} whose {name} is a "
@@ -192,7 +200,8 @@ def _entries(
             entries[name] = _Entry(kind, config, found)
     if absent:
         raise IncompleteCheckpoint(
-            f"the folder's components want files that are not there: {listing(absent)}",
+            f"the folder's components want files that are not there: {listing(absent)}"
+            + (f"; not finished are: {listing(partial)}" if partial else ""),
             path=absent[0],
             hint="Download the missing files.",
         )
@@ -261,6 +270,7 @@ def _plan(
     part = Part(entry.found.folder, wanted)
     if not is_known(entry.config):
         return copy_all(part), []
+    refuse_alike(entry.found.folder or "the folder", wanted)
     planned = plan(parameters(name, entry.config), part, original=False)
     used = {tensor.source.name for tensor in planned.tensors}
     unknown = [tensor.name for tensor in wanted.values() if tensor.name not in used]
@@ -276,9 +286,19 @@ def _plan(
 
 
 def _stored_prediction(scheduler: Mapping[str, Any] | None) -> PredictionType | None:
-    """What a scheduler's configuration says; diffusers' default is epsilon."""
+    """What a scheduler's configuration says; diffusers' default is epsilon.
+
+    Raises:
+        UnsupportedCheckpoint: it says something that no family does.
+    """
     if scheduler is None:
         return None
+    kind = str(scheduler.get("_class_name", ""))
+    if kind.startswith("EDM"):
+        raise UnsupportedCheckpoint(
+            f"a model of the EDM kind, as its {quote(kind)} tells, is not supported",
+            path=_SCHEDULER,
+        )
     stored = str(scheduler.get("prediction_type", PredictionType.EPSILON.value))
     known = {kind.value: kind for kind in (PredictionType.EPSILON, PredictionType.V_PREDICTION)}
     if stored not in known:

@@ -45,6 +45,7 @@ from corepress.identify.plan import refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
 from corepress.identify.readings import Reading, Source, has_ema, read_components
+from corepress.identify.unfinished import refuse_unfinished
 from corepress.identify.weight_files import read_weight_file
 
 _IGNORED = re.compile(
@@ -61,6 +62,7 @@ _REFINER_CONTEXT = 1280
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
     tensors = read_weight_file(files, path)
+    refuse_unfinished(files, [path])
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(
             f"{path} is a single file, of which there are no variants",

@@ -24,7 +24,8 @@ _ENDINGS = {
     "shard": re.compile(rf"(?:\.{_VARIANT})?-{_SHARD}\.safetensors"),
     "old shard": re.compile(rf"-{_SHARD}(?:\.{_VARIANT})?\.safetensors"),
 }
-_FULLEST_FIRST = ("fp32", "bf16", "fp16")
+_NARROW = ("fp16", "bf16")
+_FULLEST_FIRST = ("fp32", "fp16", "bf16")  # bfloat16 has three bits less than float16
 
 
 @dataclass(slots=True)
@@ -109,7 +110,10 @@ def choose_variants(
             )
         chosen[component] = variant
         if variant is not None or len(offer.variants) > 1 or wanted not in ("auto", "none"):
-            decisions.append(Decision(component, f"variant {variant or 'none'}", reason))
+            fell_back = wanted not in ("auto", "none", variant)
+            widened = options.precision == "fp32" and variant in _NARROW
+            warning = "warning: " if fell_back or widened else ""
+            decisions.append(Decision(component, f"{warning}variant {variant or 'none'}", reason))
     return chosen, decisions
 
 
@@ -162,12 +166,15 @@ def pickle_error(path: str, component: str = "") -> UnsafePickle:
 
 
 def _choose(offer: Found, options: IdentifyOptions) -> tuple[str | None, str]:
-    """A component's variant and why: what is asked for, else what costs least and loses nothing."""
-    offered = offer.variants
+    """A component's variant and why: what is asked for, else what costs least and loses nothing.
+
+    Where a component lacks a variant that others have, its default files stand in.
+    """
+    offered, precision = offer.variants, options.precision
     if options.variant in offered:
         return options.variant, "asked for"
-    if options.variant == "auto" and options.precision == "fp16" and "fp16" in offered:
-        return "fp16", "half the bytes, and float16 is what was asked for"
+    if options.variant == "auto" and precision in offered:
+        return precision, f"{precision} is the precision that was asked for"
     if None in offered:
         if options.variant in ("auto", "none"):
             return None, "the default files lose nothing"
