@@ -43,6 +43,16 @@ def test_a_file_of_full_size_that_is_still_being_filled(folder: Folder):
         identify(single, tiny_options("sd15"))
 
 
+def test_a_pipeline_with_a_unet_like_ours_and_no_text_encoder(folder: Folder):
+    index = {
+        "_class_name": "LDMTextToImagePipeline",
+        "bert": ["latent_diffusion", "LDMBertModel"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
+    with pytest.raises(UnsupportedCheckpoint, match=r"LDMTextToImagePipeline.*nearest to sd15"):
+        of({**folder, "model_index.json": as_json(index)})
+
+
 def test_a_folder_whose_scheduler_or_weights_tell_another_kind(folder: Folder):
     scheduler = as_json({"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"})
     with pytest.raises(UnsupportedCheckpoint, match="EDM"):
