@@ -8,10 +8,13 @@ from pathlib import Path
 
 from normalized import golden, write_normalized
 
+from corepress.domain.bundle import MODEL_NAMES
 from corepress.domain.recipe import SOURCE_COMPONENT, ComponentName, Precision
+from corepress.evaluate import Package
 from corepress_compile.export import export_package
+from corepress_compile.interface import check_interface
 from corepress_compile.networks import load_network
-from corepress_compile.spec import MODEL_NAMES, BuildSpec
+from corepress_compile.spec import BuildSpec
 
 FAMILIES = {
     "sd15": "sd15",
@@ -68,3 +71,10 @@ def convert(spec: BuildSpec, folder: Path, out: Path) -> Path:
 def converted(name: str, spec: BuildSpec) -> Path:
     out = Path(tempfile.mkdtemp(dir=_SCRATCH.name))
     return convert(spec, component_folder(name, spec.component), out)
+
+
+def conforming(name: str, spec: BuildSpec) -> Package:
+    """A converted package, held to the Core ML interface."""
+    package = Package.open(converted(name, spec))
+    check_interface(package, spec)
+    return package

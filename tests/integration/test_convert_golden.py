@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
-from convert_support import build_spec, converted
-from normalized import golden
-from torch import Tensor, cat
+from convert_support import build_spec, conforming
+from golden_figures import (
+    TEXT_ENCODERS,
+    text_encoder_db,
+    threshold_db,
+    unet_db,
+    vae_decoder_db,
+    vae_encoder_db,
+)
 
-from corepress.domain.recipe import Precision
-from corepress.evaluate import Package, evaluate, psnr_db
-
-ROUNDED_DB = 66  # sd15's weights are float32 with full mantissas, a float16 package rounds them
-FLOAT16_DB = 80
-FLOAT32_DB = 100
-
-
-def threshold_db(name: str, precision: Precision) -> float:
-    if precision == "float32":
-        return FLOAT32_DB
-    return ROUNDED_DB if name == "sd15" else FLOAT16_DB
-
-
-def time_ids(expected: Mapping[str, Tensor]) -> Tensor:
-    """SDXL's size conditioning, as the networks take it."""
-    last = expected.get("cond.target_size")
-    if last is None:
-        last = expected["cond.aesthetic_score"][:, None]
-    return cat([expected["cond.original_size"], expected["cond.crop_coords_top_left"], last], 1)
+from corepress.domain.recipe import ComponentName, Precision
 
 
 @pytest.mark.parametrize(
@@ -43,19 +28,9 @@ def time_ids(expected: Mapping[str, Tensor]) -> Tensor:
     ],
 )
 def test_unet_at_every_timestep(name: str, precision: Precision, target: str) -> None:
-    package = Package.open(converted(name, build_spec(name, "unet", precision, target)))
-    expected = golden(name)
-    inputs = {
-        "sample": expected["unet.x"],
-        "encoder_hidden_states": expected["unet.context"].transpose(1, 2)[:, :, None],
-    }
-    if "unet.y" in expected:
-        pooled = expected["unet.y"].shape[1] - 256 * time_ids(expected).shape[1]
-        inputs["text_embeds"] = expected["unet.y"][:, :pooled]
-        inputs["time_ids"] = time_ids(expected)
-    for timestep, output in zip(expected["unet.t"], expected["unet.out"], strict=True):
-        outputs = evaluate(package, {**inputs, "timestep": timestep.float()})
-        assert psnr_db(output, outputs["noise_pred"]) > threshold_db(name, precision), timestep
+    package = conforming(name, build_spec(name, "unet", precision, target))
+    figures = unet_db(name, package)
+    assert min(figures.values()) > threshold_db(name, precision), figures
 
 
 @pytest.mark.parametrize(
@@ -63,57 +38,14 @@ def test_unet_at_every_timestep(name: str, precision: Precision, target: str) ->
     [("sd15", "float16"), ("sd15-inpainting", "float16"), ("sdxl-base", "float32")],
 )
 def test_vae(name: str, precision: Precision) -> None:
-    expected = golden(name)
-    decoder = Package.open(converted(name, build_spec(name, "vae_decoder", precision)))
-    image = evaluate(decoder, {"z": expected["vae.z"]})["image"]
-    assert psnr_db(expected["vae.decoded"], image) > threshold_db(name, precision)
-    encoder = Package.open(converted(name, build_spec(name, "vae_encoder", precision)))
-    moments = evaluate(encoder, {"x": expected["vae.image"]})["latent"]
-    assert psnr_db(expected["vae.moments"], moments) > threshold_db(name, precision)
+    decoder = conforming(name, build_spec(name, "vae_decoder", precision))
+    assert vae_decoder_db(name, decoder) > threshold_db(name, precision)
+    encoder = conforming(name, build_spec(name, "vae_encoder", precision))
+    assert vae_encoder_db(name, encoder) > threshold_db(name, precision)
 
 
-@pytest.mark.parametrize(
-    ("name", "component", "golden_ids", "golden_outputs"),
-    [
-        (
-            "sd15",
-            "text_encoder",
-            "text.input_ids",
-            {"last_hidden_state": "text.last_hidden_state", "pooled_outputs": "text.pooled"},
-        ),
-        (
-            "sd21-v",
-            "text_encoder",
-            "text.input_ids",
-            {"last_hidden_state": "text.last_hidden_state"},
-        ),
-        (
-            "sdxl-base",
-            "text_encoder",
-            "text1.input_ids",
-            {"hidden_embeds": "text1.penultimate"},
-        ),
-        (
-            "sdxl-base",
-            "text_encoder_2",
-            "text2.input_ids",
-            {"hidden_embeds": "text2.penultimate", "pooled_outputs": "text2.pooled"},
-        ),
-        (
-            "sdxl-refiner",
-            "text_encoder_2",
-            "text2.input_ids",
-            {"hidden_embeds": "text2.penultimate", "pooled_outputs": "text2.pooled"},
-        ),
-    ],
-)
-def test_text_encoders(
-    name: str, component: str, golden_ids: str, golden_outputs: Mapping[str, str]
-) -> None:
-    package = Package.open(converted(name, build_spec(name, component)))
-    expected = golden(name)
-    for row, ids in enumerate(expected[golden_ids]):
-        outputs = evaluate(package, {"input_ids": ids[None].float()})
-        for output, key in golden_outputs.items():
-            reached_db = psnr_db(expected[key][row : row + 1], outputs[output])
-            assert reached_db > threshold_db(name, "float16"), output
+@pytest.mark.parametrize(("name", "component"), TEXT_ENCODERS)
+def test_text_encoders(name: str, component: ComponentName) -> None:
+    package = conforming(name, build_spec(name, component))
+    figures = text_encoder_db(name, component, package)
+    assert min(figures.values()) > threshold_db(name, "float16"), figures

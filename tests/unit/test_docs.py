@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ from corepress.cli.main import main
 from corepress.domain.errors import ExitCode
 from corepress.domain.recipe import Recipe
 from corepress.identify.families.recognise import FAMILIES
+from corepress.recipes import built_in_names, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -26,12 +29,21 @@ DOCUMENTS = [
 ]
 
 
+READERS = ("inspect", "normalize", "run", "verify")
+
+
 def fenced_commands() -> list[str]:
     """The ``corepress`` command lines of the README's fenced blocks, continued lines joined."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = (re.match(r"(?:\$ )?(?:\.venv/bin/)?corepress (.+)", line) for line in lines)
     return [match[1] for match in found if match]
+
+
+def help_commands() -> list[str]:
+    """The command lines that ``--help`` gives as examples."""
+    helps = [command.help or "" for command in (main, *main.commands.values())]
+    return re.findall(r"^\s*corepress (.+?)(?: \|.*| > .*)?$", "\n".join(helps), re.MULTILINE)
 
 
 def subcommand(name: str) -> click.Command:
@@ -58,13 +70,15 @@ def test_readme_shows_commands() -> None:
     assert {line.split()[0] for line in fenced_commands()} >= {"inspect", "run", "verify"}
 
 
-@pytest.mark.parametrize("line", fenced_commands())
+@pytest.mark.parametrize("line", [*fenced_commands(), *help_commands()])
 def test_fenced_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, *arguments = shlex.split(line, comments=True)
     monkeypatch.chdir(tmp_path)
-    for argument in arguments:  # some options insist that their file is there
+    for argument in arguments:  # some options insist that their file or folder is there
         path = Path(argument.rpartition("=")[2])
-        if path.suffix and "://" not in argument:
+        if "://" in argument or argument.startswith("-"):
+            continue
+        if path.suffix and path.suffix != ".mlpackage":
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif name == "verify":
@@ -79,6 +93,59 @@ def test_options_of_readme_exist() -> None:
         for parameter in subcommand(name).get_params(click.Context(main)):
             known.update(parameter.opts)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+@pytest.mark.parametrize("name", [None, *main.commands])
+def test_help_has_an_example_of_the_command(name: str | None) -> None:
+    arguments = ["--help"] if name is None else [name, "--help"]
+    shown = CliRunner().invoke(main, arguments).stdout
+    examples = re.search(r"^  Examples?:\n((?:    .+\n)+)", shown, re.MULTILINE)
+    assert examples is not None
+    for line in examples[1].splitlines():
+        assert line.strip().startswith(f"corepress {name}" if name else "corepress")
+
+
+@pytest.mark.parametrize("name", [*main.commands])
+def test_every_command_speaks_json_and_explains_its_options(name: str) -> None:
+    options = [p for p in subcommand(name).params if isinstance(p, click.Option)]
+    assert "--json" in {opt for option in options for opt in option.opts}
+    assert [option.opts for option in options if not option.help] == []
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.stdout.split()[-1] == version("corepress")
+
+
+def test_readme_describes_the_options_that_say_how_a_checkpoint_is_read() -> None:
+    shared = set.intersection(
+        *({opt for p in subcommand(name).params for opt in p.opts} for name in READERS)
+    ) - {"--json"}
+    unmentioned = {option for option in shared if f"`{option}" not in README}
+    assert unmentioned == {"--max-shard-size"}, "which can only be `none` yet"
+
+
+def test_doctor_names_the_locked_versions() -> None:
+    lock = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text().split()
+        if "==" in line
+    )
+    lock["torch"] = re.findall(r"torch==([\d.]+)", (ROOT / "Makefile").read_text())[0]
+    report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+    tested = {name: versions["tested"] for name, versions in report["versions"].items()}
+    assert tested == {name: lock[name] for name in tested}
+
+
+def test_every_built_in_recipe_is_listed_and_shown() -> None:
+    listed = CliRunner().invoke(main, ["recipes"]).stdout
+    for name in built_in_names():
+        assert re.search(rf"^{name} +\w", listed, re.MULTILINE)
+        shown = CliRunner().invoke(main, ["recipes", name]).stdout
+        assert parse_recipe(shown, name).name == name
+    document = json.loads(CliRunner().invoke(main, ["recipes", "--json"]).stdout)
+    assert [recipe["name"] for recipe in document["recipes"]] == built_in_names()
+    assert CliRunner().invoke(main, ["recipes", "none-such"]).exit_code == 3
 
 
 def test_readme_names_every_command() -> None:

@@ -237,8 +237,8 @@ def test_components_by_themselves_have_the_size_of_their_family():
     assert converts(of(stored(DIFFUSERS_MODELS["ssd-1b"]))) == {"unet": [1024, 1024]}
     vae = of(stored(DIFFUSERS_MODELS["vae"]), family="sdxl")
     assert converts(vae) == {"vae_decoder": [1024, 1024], "vae_encoder": [1024, 1024]}
-    with pytest.raises(UnsupportedRecipe, match="native size"):
-        converts(of(stored(DIFFUSERS_MODELS["vae"])))
+    unknown = of(stored(DIFFUSERS_MODELS["vae"]))
+    assert converts(unknown) == {"vae_decoder": [512, 512], "vae_encoder": [512, 512]}
 
 
 def test_sd3_is_not_converted_yet():

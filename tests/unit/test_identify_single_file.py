@@ -329,10 +329,10 @@ def test_missing_stretches_are_incomplete_not_unsupported(mark: str):
         of(without(manifest("sd15"), UNET + mark))
 
 
-def test_a_remnant_of_a_checkpoint_is_incomplete():
+def test_a_remnant_of_a_checkpoint_is_of_no_family():
     few = ("input_blocks.0.0.weight", "quant_conv", "final_layer_norm.weight")
     tensors = {k: v for k, v in manifest("sd15").items() if any(mark in k for mark in few)}
-    with pytest.raises(IncompleteCheckpoint):
+    with pytest.raises(UnsupportedCheckpoint, match="a fragment of a UNet"):
         of(tensors)
 
 
@@ -346,7 +346,6 @@ def test_quantized_weights_are_unsupported():
 OTHER_MODELS = {
     "LoRA": {"lora_unet_down_blocks_0.lora_down.weight": ("F16", [4, 320])},
     "Flux": {"double_blocks.0.img_attn.qkv.weight": ("F16", [9, 3])},
-    "textual inversion": {"emb_params": ("F32", [4, 768])},
     "no known model": {"classifier.bias": ("F32", [3])},
     "EDM": {**manifest("sdxl-base"), "edm_mean": ("F32", [4])},
 }

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
+
+import psutil
 
 from corepress.domain.errors import CompilationFailed, CompilerUnavailable
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress_compile.convert import keep_tree, materialize
 
 _TIME_LIMIT_S = 3600.0
+_NO_SUCH_TOOL = 72
+"""xcrun's exit status where the developer tools are there, but not the one it is to run."""
 
 
 def run(task: Task, workspace: Workspace) -> Outputs:
-    """Compile a package.
+    """Compile a package, load the result and predict with it once.
 
     Inputs: ``package``. Outputs: ``compiled``, one ``.mlmodelc``.
 
     Raises:
         CompilerUnavailable: this host is no Mac.
-        CompilationFailed: the compiler refused the package.
+        CompilationFailed: the compiler refused the package, or Core ML what it was compiled to.
     """
     if sys.platform != "darwin":
         raise CompilerUnavailable(
@@ -28,8 +34,11 @@ def run(task: Task, workspace: Workspace) -> Outputs:
             hint="use --compile never here, and compile the published .mlpackage on a Mac",
         )
     folder = materialize(task.inputs["package"], workspace, workspace.scratch / "package")
-    (package,) = folder.iterdir()
+    (linked,) = folder.iterdir()
+    # copied, since nothing says that Apple's compiler takes packages that hold symbolic links
+    package = Path(copytree(linked, workspace.scratch / linked.name))
     compiled = compile_package(package, workspace.scratch / "compiled")
+    predict_once(package, compiled)
     return Outputs({"compiled": keep_tree(compiled, compiled.name, workspace)})
 
 
@@ -43,32 +52,84 @@ def compile_package(package: Path, out: Path, time_limit_s: float = _TIME_LIMIT_
     out.mkdir()
     command = ["xcrun", "coremlcompiler", "compile", str(package), str(out)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=time_limit_s, check=False
+        # in the process group of this stage, so that whatever ends the stage ends it too
+        compiler = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
     except FileNotFoundError as error:
         raise CompilerUnavailable(
             "xcrun is not installed",
             hint="install Xcode's command line tools: xcode-select --install",
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise CompilationFailed(
-            f"the Core ML compiler took more than {time_limit_s:.0f} s for {package.name}",
-            path=package.name,
-        ) from error
-    if done.returncode == 72:  # xcrun(1): the tool was not found  # noqa: PLR2004
+    with compiler:
+        try:
+            stdout, stderr = compiler.communicate(timeout=time_limit_s)
+        except subprocess.TimeoutExpired as error:
+            _kill_tree(compiler.pid)
+            raise CompilationFailed(
+                f"the Core ML compiler took more than {time_limit_s:.0f} s for {package.name}",
+                path=package.name,
+            ) from error
+    said = (stderr or stdout).strip()
+    if compiler.returncode == _NO_SUCH_TOOL:
         raise CompilerUnavailable(
-            f"xcrun finds no coremlcompiler: {done.stderr.strip()}",
+            f"xcrun finds no coremlcompiler: {said}",
             hint="install Xcode and select it: sudo xcode-select --switch /Applications/Xcode.app",
         )
     compiled = out / f"{package.stem}.mlmodelc"
-    if done.returncode or not compiled.is_dir():
+    if compiler.returncode:
         raise CompilationFailed(
-            f"the Core ML compiler failed on {package.name} with status {done.returncode}: "
-            f"{(done.stderr or done.stdout).strip()}",
+            f"the Core ML compiler failed on {package.name} with status {compiler.returncode}: "
+            f"{said}",
+            path=package.name,
+        )
+    if not compiled.is_dir() or not any(compiled.iterdir()):
+        raise CompilationFailed(
+            f"the Core ML compiler wrote no {compiled.name}, though it reported success: {said}",
             path=package.name,
         )
     return compiled
+
+
+def predict_once(package: Path, compiled: Path) -> None:
+    """Load a compiled model with Core ML and predict with zeros of the declared shapes.
+
+    Only macOS has Core ML. This function has not been run yet.
+
+    Raises:
+        CompilationFailed: Core ML does not load it, or does not predict with it.
+    """
+    import coremltools  # noqa: PLC0415  (takes seconds)
+    import numpy as np  # noqa: PLC0415
+
+    from corepress.evaluate import Package  # noqa: PLC0415
+
+    opened = Package.open(package)
+    zeros = {feature.name: np.zeros(feature.shape, np.float32) for feature in opened.inputs}
+    try:
+        predicted = coremltools.models.CompiledMLModel(str(compiled)).predict(zeros)
+    except Exception as error:
+        raise CompilationFailed(
+            f"Core ML does not run {compiled.name}: {error}", path=compiled.name
+        ) from error
+    if missing := [feature.name for feature in opened.outputs if feature.name not in predicted]:
+        raise CompilationFailed(
+            f"Core ML predicts no {', '.join(missing)} with {compiled.name}", path=compiled.name
+        )
+
+
+def _kill_tree(pid: int) -> None:
+    """End a process that was not waited for yet, and all it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 STAGE = Stage("compile", revision=1, run=run)

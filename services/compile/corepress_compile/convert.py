@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from corepress.domain.artifact import Artifact
+from corepress.domain.bundle import MODEL_NAMES
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
+from corepress.runtime.actions import installed_version
 
 TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
 
@@ -17,18 +18,20 @@ def run(task: Task, workspace: Workspace) -> Outputs:
 
     Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`. Inputs: ``component``, a
     folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``; facts
-    ``psnr_db`` per output, ``inputs``, ``outputs``, ``precision``.
+    ``psnr_db`` per output, ``inputs``, ``outputs``, ``precision``, ``toolchain``.
 
     Raises:
         PermanentError: the component cannot be converted.
+        VerificationFailed: the package has not the interface that apps read.
         TransientError: the store or the disk failed.
     """
     # torch and coremltools take seconds to import: only the process that converts pays for them
     from corepress.evaluate import Package  # noqa: PLC0415
     from corepress_compile.export import export_package  # noqa: PLC0415
+    from corepress_compile.interface import check_interface  # noqa: PLC0415
     from corepress_compile.networks import load_network  # noqa: PLC0415
     from corepress_compile.parity import measure  # noqa: PLC0415
-    from corepress_compile.spec import MODEL_NAMES, BuildSpec  # noqa: PLC0415
+    from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
     spec = BuildSpec.from_parameters(task.parameters)
     folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
@@ -39,17 +42,19 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         load_network(spec, folder),
         package,
         _description(spec.component),
-        lambda phase, done: workspace.progress(phase, done, 1, "part"),
+        workspace.progress,
     )
+    opened = Package.open(package)
+    check_interface(opened, spec)
     figures = measure(
         spec, folder, package, lambda done: workspace.progress("check", done, 1, "part")
     )
-    opened = Package.open(package)
     facts: dict[str, Any] = {
         "precision": spec.precision,
         "psnr_db": figures,
-        "inputs": [_feature(feature) for feature in opened.inputs],
-        "outputs": [_feature(feature) for feature in opened.outputs],
+        "inputs": [feature.document() for feature in opened.inputs],
+        "outputs": [feature.document() for feature in opened.outputs],
+        "toolchain": {name: installed_version(name) for name in TOOLCHAIN},
     }
     return Outputs({"package": keep_tree(package, name, workspace)}, facts)
 
@@ -71,12 +76,8 @@ def keep_tree(folder: Path, name: str, workspace: Workspace) -> Artifact:
     )
 
 
-def _feature(feature: Any) -> Mapping[str, Any]:
-    return {"name": feature.name, "shape": list(feature.shape), "dtype": feature.dtype}
-
-
 def _description(component: str) -> str:
     return f"Stable Diffusion {component.replace('_', ' ')}"
 
 
-STAGE = Stage("convert", revision=1, run=run, toolchain=TOOLCHAIN)
+STAGE = Stage("convert", revision=2, run=run, toolchain=TOOLCHAIN)

@@ -20,8 +20,8 @@ from corepress_compile.precision import float16_precision
 from corepress_compile.spec import BuildSpec
 from corepress_compile.stand_ins import StandIns, converting
 
-Progress = Callable[[str, float], None]
-"""Takes a phase (``export``, ``convert``, ``save``) and the fraction of it that is done."""
+Progress = Callable[[str, float, float, str], None]
+"""Takes a phase (``export``, ``convert``, ``save``), how far it is, its end, and the unit."""
 
 
 def alias(context: Any, node: Any) -> None:
@@ -44,9 +44,9 @@ def export_package(
         InternalError: a parameter did not become a constant of the program.
     """
     stand_ins = StandIns(network.module)
-    progress("export", 0)
+    progress("export", 0, 1, "part")
     program = _exported(network)
-    progress("convert", 0)
+    progress("convert", 0, 1, "part")
     with converting(stand_ins) as constants:
         model = _converted(spec, network, program)
     if lost := stand_ins.names - set(constants.values()):
@@ -59,7 +59,7 @@ def export_package(
         Path(model.weights_dir) / "weight.bin",
         constants,
         network.weights,
-        lambda done: progress("save", done),
+        lambda done, total: progress("save", done, total, "B"),
     )
 
 

@@ -1,60 +1,229 @@
-"""The interface that Apple's Swift package reads, and whether a package has it.
+"""The interface that apps read a model by: names, shapes, types and order of inputs and outputs.
 
-Source: apple/ml-stable-diffusion, ``torch2coreml.py`` and the Swift package ``StableDiffusion``.
+Source: apple/ml-stable-diffusion, ``torch2coreml.py`` and the Swift package ``StableDiffusion``,
+which reads some inputs and outputs by name and some by position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 
+from corepress.domain.bundle import MODEL_NAMES
 from corepress.domain.errors import VerificationFailed
-from corepress.evaluate import Package
+from corepress.evaluate import Feature, Package
+from corepress_compile.spec import BuildSpec
 
-_UNET = ("sample", "timestep", "encoder_hidden_states")
-_INPUTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "TextEncoder": (("input_ids",),),
-    "TextEncoder2": (("input_ids",),),
-    "Unet": (_UNET, (*_UNET, "time_ids", "text_embeds")),
-    "VAEDecoder": (("z",),),
-    "VAEEncoder": (("x",),),
-}
-_OUTPUTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "TextEncoder": (("last_hidden_state", "pooled_outputs"), ("hidden_embeds", "pooled_outputs")),
-    "TextEncoder2": (("hidden_embeds", "pooled_outputs"),),
-    "Unet": (("noise_pred",),),
-    "VAEDecoder": (("image",),),
-    "VAEEncoder": (("latent",),),
-}
+_ALL = ("sd", "sdxl", "sdxl-refiner")
+_UNET = "sample batch channels height width, timestep batch, encoder_hidden_states batch text 1 77"
+_NOISE = "noise_pred batch 4 height width"
+
+_INTERFACES = (
+    (
+        "TextEncoder",
+        ("sd",),
+        "input_ids 1 77",
+        "last_hidden_state 1 77 text, pooled_outputs 1 text",
+    ),
+    ("TextEncoder", ("sdxl",), "input_ids 1 77", "hidden_embeds 1 77 text, pooled_outputs 1 text"),
+    (
+        "TextEncoder2",
+        ("sdxl", "sdxl-refiner"),
+        "input_ids 1 77",
+        "hidden_embeds 1 77 text, pooled_outputs 1 pooled",
+    ),
+    ("Unet", ("sd",), _UNET, _NOISE),
+    ("Unet", ("sdxl",), f"{_UNET}, time_ids batch 6, text_embeds batch pooled", _NOISE),
+    ("Unet", ("sdxl-refiner",), f"{_UNET}, time_ids batch 5, text_embeds batch pooled", _NOISE),
+    ("VAEDecoder", _ALL, "z 1 4 height width", "image 1 3 scale*height scale*width"),
+    ("VAEEncoder", _ALL, "x 1 3 scale*height scale*width", "latent 1 8 height width"),
+)
+"""Model, lines of families, inputs, outputs: each a name and its dimensions. A dimension's name
+stands for one number throughout a model; ``height`` and ``width`` are the latent's."""
+
+_ALLOWED = {"batch": (1, 2), "channels": (4, 9)}
+_INPAINTING_CHANNELS = 9
+_ALWAYS_FLOAT32 = frozenset({"input_ids"})
+"""Also in a float16 model, since float16 has no odd integers above 2,048."""
+
+_USUAL_SCALE = 8
+"""Of a UNet, which does not tell; it only matters to the scale of SDXL's example time ids."""
+
+_COMPONENTS = {model: component for component, model in MODEL_NAMES.items()}
+
+Dimensions = Mapping[str, int]
+"""The numbers that a model has for the interface's named dimensions."""
 
 
-def check_interface(package: Package) -> None:
-    """Hold a package's inputs and outputs to the interface of the model it is named after.
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    name: str
+    dimensions: tuple[str, ...]
+    dtype: str
+
+
+def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensions:
+    """Hold a package to the interface of the model that it is named after.
+
+    Inputs of a float16 model are float16 (but for token ids), of a float32 model float32; outputs
+    are float32.
+
+    Args:
+        package: its file name tells the model.
+        spec: what was to be built, where known: no other family, precision, size and batch will do.
 
     Raises:
-        VerificationFailed: names what differs.
+        VerificationFailed: says all that differs.
     """
-    name = package.path.stem
-    if name not in _INPUTS:
+    model = package.path.stem
+    candidates = [
+        (inputs, outputs)
+        for name, lines, inputs, outputs in _INTERFACES
+        if name == model and (spec is None or _line(spec.family) in lines)
+    ]
+    if not candidates:
         raise VerificationFailed(
-            f"no Core ML model of the interface is called {name}",
-            hint=f"there are: {', '.join(_INPUTS)}",
+            f"apps read no model called {model}{f' of the family {spec.family}' if spec else ''}",
+            hint=f"they read: {', '.join(dict.fromkeys(name for name, *_ in _INTERFACES))}",
             path=package.path.name,
         )
-    inputs = tuple(feature.name for feature in package.inputs)
-    outputs = tuple(feature.name for feature in package.outputs)
-    for what, names, allowed in (
-        ("inputs", inputs, _INPUTS[name]),
-        ("outputs", outputs, _OUTPUTS[name]),
-    ):
-        if names not in allowed:
-            raise VerificationFailed(
-                f"{name}: its {what} are {', '.join(names)}; "
-                f"apps expect {' or '.join(', '.join(each) for each in allowed)}",
-                path=package.path.name,
-            )
-    wrong = [f.name for f in package.outputs if f.dtype != "float32"]
-    wrong += [f.name for f in package.inputs if f.name == "input_ids" and f.dtype != "float32"]
-    if wrong:
+    precision = spec.precision if spec else package.precision
+    found = [
+        _differences(package, [*_parsed(inputs, precision)], [*_parsed(outputs, "float32")], spec)
+        for inputs, outputs in candidates
+    ]
+    differences, dimensions = min(found, key=lambda each: len(each[0]))
+    if differences := differences or [*_contradictions(package)]:
         raise VerificationFailed(
-            f"{name}: {', '.join(wrong)} must be float32", path=package.path.name
+            f"{model} is not as apps read it: {'; '.join(differences)}", path=package.path.name
         )
+    return dimensions
+
+
+def spec_of(package: Package, family: str, clip_skip: int | None = None) -> BuildSpec:
+    """What a lone package was built as, going by its own inputs and outputs.
+
+    Args:
+        package: its file name tells the component.
+        family: of the checkpoint that it is said to be made of.
+        clip_skip: see `BuildSpec`.
+
+    Raises:
+        VerificationFailed: it has not the interface of such a model.
+    """
+    dimensions = check_interface(package)
+    sized = "height" in dimensions
+    spec = BuildSpec(
+        component=_COMPONENTS[package.path.stem],
+        family=family,
+        precision=package.precision,
+        deployment_target=package.deployment_target,
+        latent_size=(dimensions["height"], dimensions["width"]) if sized else None,
+        vae_scale_factor=dimensions.get("scale", _USUAL_SCALE),
+        batch=dimensions.get("batch", 1),
+        clip_skip=clip_skip,
+    )
+    check_interface(package, spec)
+    return spec
+
+
+def _line(family: str) -> str:
+    if family == "sdxl-refiner":
+        return family
+    return "sdxl" if family.startswith("sdxl") else "sd"
+
+
+def _parsed(text: str, dtype: str) -> Iterator[_Expected]:
+    for feature in text.split(", "):
+        name, *dimensions = feature.split()
+        yield _Expected(name, tuple(dimensions), "float32" if name in _ALWAYS_FLOAT32 else dtype)
+
+
+def _differences(
+    package: Package, inputs: list[_Expected], outputs: list[_Expected], spec: BuildSpec | None
+) -> tuple[list[str], Dimensions]:
+    """What differs from one interface; its dimensions' numbers where nothing does."""
+    differences = [
+        *_other_names("inputs", package.inputs, inputs),
+        *_other_names("outputs", package.outputs, outputs),
+    ]
+    if differences:
+        return differences, {}
+    pairs = [*zip(package.inputs, inputs, strict=True), *zip(package.outputs, outputs, strict=True)]
+    for feature, wanted in pairs:
+        if feature.dtype != wanted.dtype:
+            differences.append(f"{feature.name} is {feature.dtype}, not {wanted.dtype}")
+    dimensions = _solve(pairs, _known(spec))
+    for feature, wanted in pairs:
+        shape = tuple(_size(dimension, dimensions) for dimension in wanted.dimensions)
+        if feature.shape != shape:
+            differences.append(f"{feature.name} is {list(feature.shape)}, not {list(shape)}")
+    for name, allowed in _ALLOWED.items():
+        if dimensions.get(name, allowed[0]) not in allowed:
+            differences.append(f"its {name} is {dimensions[name]}, not {allowed}")
+    return differences, dimensions
+
+
+def _other_names(
+    what: str, found: Sequence[Feature], expected: Sequence[_Expected]
+) -> Iterator[str]:
+    given = ", ".join(feature.name for feature in found)
+    wanted = ", ".join(feature.name for feature in expected)
+    if given != wanted:
+        yield f"its {what} are {given}, not {wanted}"
+
+
+def _contradictions(package: Package) -> Iterator[str]:
+    """Where the program has other types than the model's description, which is what apps see."""
+    program = package.program
+    variables = {
+        variable.name: variable
+        for variables in (program.inputs, *(o.outputs for o in program.operations))
+        for variable in variables
+    }
+    for feature in (*package.inputs, *package.outputs):
+        variable = variables.get(feature.name)
+        if variable is None:  # an output that is a constant
+            continue
+        dtype = variable.element.name if variable.element else "no tensor"
+        if (dtype, variable.shape) != (feature.dtype, feature.shape):
+            yield (
+                f"{feature.name} is {feature.dtype} {list(feature.shape)} by the description, "
+                f"{dtype} {list(variable.shape)} in the program"
+            )
+
+
+def _known(spec: BuildSpec | None) -> dict[str, int]:
+    if spec is None:
+        return {}
+    channels = _INPAINTING_CHANNELS if spec.family.endswith("-inpainting") else 4
+    known = {"batch": spec.batch, "channels": channels}
+    if spec.latent_size is not None:
+        height, width = spec.latent_size
+        known |= {"height": height, "width": width, "scale": spec.vae_scale_factor}
+    return known
+
+
+def _solve(pairs: Sequence[tuple[Feature, _Expected]], known: Dimensions) -> dict[str, int]:
+    """Number every dimension by the first feature that has it, plain ones before products."""
+    sides = [
+        (dimension.split("*"), side)
+        for feature, expected in pairs
+        for dimension, side in zip(expected.dimensions, feature.shape, strict=False)
+    ]
+    solved = dict(known)
+    for (*factors, name), side in sorted(sides, key=lambda each: len(each[0])):
+        if factors and solved.get(name):
+            solved.setdefault(factors[0], side // solved[name])
+        elif not factors and not name.isdecimal():
+            solved.setdefault(name, side)
+    return solved
+
+
+def _size(dimension: str, dimensions: Dimensions) -> int | str:
+    """A dimension's number, its name where the package has no number for it."""
+    factors = dimension.split("*")
+    sizes = [int(f) if f.isdecimal() else dimensions.get(f) for f in factors]
+    known = [size for size in sizes if size is not None]
+    return prod(known) if len(known) == len(sizes) else dimension

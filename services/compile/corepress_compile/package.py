@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
@@ -36,7 +37,7 @@ def write_package(
     other_weights: Path,
     parameters: Mapping[str, str],
     weights: Mapping[str, Tensor],
-    progress: Callable[[float], None],
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write a package, giving the program's empty constants their weights.
 
@@ -47,7 +48,7 @@ def write_package(
         parameters: which parameter each empty constant gets, by the constant's name.
         weights: the parameters by name, asked for one at a time. They are rounded to the
             constant's type.
-        progress: takes the fraction done, 0 to 1.
+        progress: takes the bytes of weights that were written, and of all of them.
     """
     folder = path / "Data" / _WEIGHTS
     folder.mkdir(parents=True)
@@ -56,9 +57,11 @@ def write_package(
         shutil.copyfile(other_weights, weight_file)
     writer = BlobWriter(str(weight_file), truncate_file=not other_weights.exists())
     empty = [(c, c.outputs[0].name) for c in _constants(model) if c.outputs[0].name in parameters]
-    for done, (constant, name) in enumerate(empty, start=1):
+    total, done = sum(_size_bytes(constant) for constant, _ in empty), 0
+    for constant, name in empty:
         _fill(constant.attributes["val"], weights[parameters[name]], writer)
-        progress(done / len(empty))
+        done += _size_bytes(constant)
+        progress(done, total)
     del writer  # which writes the file's header
     model.description.metadata.userDefined.pop(_DATE, None)
     (path / "Data" / _MODEL).write_bytes(model.SerializeToString(deterministic=True))
@@ -71,10 +74,18 @@ def _constants(model: Model_pb2.Model) -> list[MIL_pb2.Operation]:
     return [operation for operation in block.operations if operation.type == "const"]
 
 
+def _shape(value: MIL_pb2.Value) -> list[int]:
+    return [dimension.constant.size for dimension in value.type.tensorType.dimensions]
+
+
+def _size_bytes(constant: MIL_pb2.Operation) -> int:
+    value = constant.attributes["val"]
+    return prod(_shape(value)) * np.dtype(_NUMPY_TYPES[value.type.tensorType.dataType]).itemsize
+
+
 def _fill(value: MIL_pb2.Value, weight: Tensor, writer: BlobWriter) -> None:
-    kind = value.type.tensorType
-    shape = [dimension.constant.size for dimension in kind.dimensions]
-    data: NDArray[np.floating] = weight.numpy().astype(_NUMPY_TYPES[kind.dataType]).reshape(shape)
+    dtype = _NUMPY_TYPES[value.type.tensorType.dataType]
+    data: NDArray[np.floating] = weight.numpy().astype(dtype).reshape(_shape(value))
     if data.size < _FEWEST_IN_WEIGHT_FILE:
         value.CopyFrom(create_tensor_value(data))
         return

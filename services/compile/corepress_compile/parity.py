@@ -1,27 +1,27 @@
 """The gate: how far a package is from the checkpoint's own forward in torch.
 
-Two figures, never mixed. *conversion*: torch has the weights as the package stores them, so that
+Three figures, never mixed. *conversion*: torch has the weights as the package stores them, so that
 only the graph differs. *weights*: torch has the original weights, so that rounding shows too.
-Both evaluate the package in float32 arithmetic.
+Both evaluate the package in float32 arithmetic. *native*, on request: as *conversion*, but every
+operation's result is rounded to its declared type, as a device that computes in float16 does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from corepress.evaluate import Package, evaluate, psnr_db
+from corepress.domain.errors import VerificationFailed
+from corepress.domain.figures import Figures
+from corepress.evaluate import Arithmetic, Feature, Package, evaluate, psnr_db
 from corepress_compile.networks import Input, Network, load_network
 from corepress_compile.reference import forward
 from corepress_compile.spec import BuildSpec
 from corepress_compile.weights import Weights
-
-Figures = dict[str, dict[str, float | None]]
-"""Per output: ``conversion`` and ``weights`` in dB; None where both sides are exactly equal."""
 
 _TIMESTEPS = (1.0, 981.0)
 _REFINER_TIME_IDS = 5
@@ -34,6 +34,8 @@ def measure(
     folder: Path,
     package: Path,
     progress: Callable[[float], None],
+    *,
+    native: bool = False,
 ) -> Figures:
     """Compare a package with the component it was converted from.
 
@@ -45,27 +47,51 @@ def measure(
         folder: the normalized component.
         package: the ``.mlpackage``.
         progress: takes the fraction done, 0 to 1.
+        native: whether to take the native figure too, which evaluates the package once more.
+
+    Raises:
+        VerificationFailed: inputs or outputs have other shapes than the checkpoint's.
     """
+    opened = Package.open(package)
     network = load_network(spec, folder)
     inputs = example_inputs(network, spec)
+    _hold_to_shapes(opened.path, opened.inputs, inputs)
     exact = spec.precision == "float32" or network.weights.fit_float16()
     weights = network.weights if exact else _InFloat16(network.weights)
+    progress(0)
     stored = forward(network, weights, inputs)
+    _hold_to_shapes(opened.path, opened.outputs, stored)
     progress(0.25)
     original = stored if exact else forward(network, network.weights, inputs)
     progress(0.5)
-    evaluated = evaluate(
-        Package.open(package),
-        inputs,
-        progress=lambda done, total: progress(0.5 + 0.5 * done / total),
-    )
-    return {
-        name: {
-            "conversion": _rounded(psnr_db(stored[name], value)),
-            "weights": _rounded(psnr_db(original[name], value)),
-        }
-        for name, value in evaluated.items()
+    runs: dict[Arithmetic, dict[str, Mapping[str, Tensor]]] = {
+        "float32": {"conversion": stored, "weights": original}
     }
+    if native:
+        runs["native"] = {"native": stored}
+    figures: dict[str, dict[str, float | None]] = {name: {} for name in network.outputs}
+    for turn, (arithmetic, references) in enumerate(runs.items()):
+
+        def report(done: int, total: int, turn: int = turn) -> None:
+            progress(0.5 + 0.5 * (turn + done / total) / len(runs))
+
+        for name, value in evaluate(opened, inputs, arithmetic, report).items():
+            for figure, reference in references.items():
+                figures[name][figure] = _rounded(psnr_db(reference[name], value))
+    return figures
+
+
+def _hold_to_shapes(path: Path, features: Sequence[Feature], values: Mapping[str, Tensor]) -> None:
+    """Refuse to compare a package with a network that takes or gives something else."""
+    for feature in features:
+        shape = tuple(values[feature.name].shape) if feature.name in values else None
+        if shape != feature.shape:
+            raise VerificationFailed(
+                f"{path.stem}: {feature.name} is {list(feature.shape)} in the package, "
+                f"{list(shape) if shape else 'absent'} in the checkpoint",
+                hint="is this the checkpoint that the package was made of?",
+                path=path.name,
+            )
 
 
 def example_inputs(network: Network, spec: BuildSpec) -> dict[str, Tensor]:

@@ -8,15 +8,6 @@ from typing import Any
 
 from corepress.domain.recipe import ComponentName, Precision
 
-MODEL_NAMES: Mapping[ComponentName, str] = {
-    "text_encoder": "TextEncoder",
-    "text_encoder_2": "TextEncoder2",
-    "unet": "Unet",
-    "vae_decoder": "VAEDecoder",
-    "vae_encoder": "VAEEncoder",
-}
-"""The file name of each model's package, as Apple's Swift package looks for it."""
-
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:

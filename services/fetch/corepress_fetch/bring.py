@@ -8,7 +8,7 @@ from functools import partial
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.checkpoint import Tensor
-from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable
+from corepress.domain.errors import SourceUnavailable
 from corepress.domain.source_index import IndexedFile
 from corepress.domain.stage import Workspace
 from corepress.runtime.files import LocalFile
@@ -34,7 +34,7 @@ def bring_local(
             piece = file.read(start, min(_PIECE_BYTES, file.size_bytes - start))
             whole.submit(partial(hasher.update, piece))
             parts.submit(partial(passage.feed, piece))
-            workspace.progress(f"fetch {path}", start + len(piece), file.size_bytes)
+            workspace.progress(path, start + len(piece), file.size_bytes)
     if file.fingerprint != before:
         raise SourceUnavailable(f"{path} was changed while it was read", path=path)
     blob = workspace.adopt(file.local_path(), Digest(f"sha256:{hasher.hexdigest()}"))
@@ -60,16 +60,11 @@ def download(
                 write.submit(partial(writer.write, piece))
                 parts.submit(partial(passage.feed, piece))
                 received += len(piece)
-                workspace.progress(f"fetch {file.name}", received, file.size_bytes)
+                workspace.progress(file.name, received, file.size_bytes)
 
             file.download(consume)
         blob = writer.commit()
-    if file.sha256 is not None and blob.digest != f"sha256:{file.sha256}":
-        raise CorruptCheckpoint(
-            f"{file.name} has the digest {blob.digest}, not sha256:{file.sha256}",
-            hint="the file on the server is not the one that was asked for",
-            path=file.name,
-        )
+    file.hold_to_digest(blob.digest.removeprefix("sha256:"))
     return blob, _indexed(blob, passage)
 
 

@@ -18,14 +18,16 @@ from typing import Protocol
 
 import numpy as np
 
-from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
+from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component, TensorPlan
 from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
+from corepress_normalize.axes import shaped
 from corepress_normalize.layout import Target, header, targets
+from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, identity, overflows
 
 PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
@@ -35,8 +37,8 @@ _NAMED_AT_MOST = 20
 class Sink(Protocol):
     """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a file of this digest is there already."""
+    def has(self, blob: Blob) -> bool:
+        """Whether this file is there already."""
         ...
 
     def create(self) -> AbstractContextManager[BlobWriter]:
@@ -75,29 +77,57 @@ class _Refused:
 
 
 class _Passage:
-    """One tensor on its way: what its pieces show as they pass, or what was known before."""
+    """One tensor on its way: what its pieces show as they pass, or what was known before.
 
-    def __init__(self, target: Target, known: IndexedTensor | None) -> None:
+    ``non_finite`` names what holds NaN or infinity: the tensor, or what is added to it.
+    """
+
+    def __init__(
+        self, target: Target, known: IndexedTensor | None, files: Mapping[str, Handle]
+    ) -> None:
         self.target = target
         self.known = known
-        self.finite = known.finite if known else True
+        self.non_finite: set[str] = set()
         self.overflows_float16 = False
+        self._files = files
         self._hasher = hashlib.sha256()
+        if known and not known.finite:
+            self._is_non_finite()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tensor passes in one piece."""
+        return self.target.is_rearranged or bool(self.target.plan.added)
 
     def convert(self, data: bytes) -> bytes | memoryview:
         """The next piece of the stored tensor as it is to be written."""
-        stored, written = self.target.plan.source.dtype, self.target.dtype
-        self.finite &= all_finite(data, stored)
-        result: bytes | memoryview = data
-        if self.target.is_cast:
-            result = cast(data, stored, written)
-            if overflows(data, stored, result, written):
-                self.overflows_float16 |= written == "F16"
-                self.finite &= written == "F16"  # float64 beyond float32: no wider type is left
+        plan, stored, written = self.target.plan, self.target.plan.source.dtype, self.target.dtype
+        if not all_finite(data, stored):
+            self._is_non_finite()
         if self.target.is_rearranged:
-            result = _rearranged(result, self.target)
+            data = _rearranged(data, plan)
+        result: bytes | memoryview = data
+        if plan.added:
+            result, stored = self._merged(data), "F32"
+        if stored != written:
+            before, result = result, cast(result, stored, written)
+            if overflows(before, stored, result, written):
+                self.overflows_float16 |= written == "F16"
+                if written != "F16":  # float64 beyond float32: no wider type is left
+                    self._is_non_finite()
         self._hasher.update(result)
         return result
+
+    def _merged(self, data: bytes) -> memoryview:
+        merger = Merger(self._files)
+        merged = merger.merge(data, self.target.plan.source.dtype, self.target.plan)
+        self.non_finite |= merger.non_finite
+        if not self.non_finite and not all_finite(merged, "F32"):
+            self._is_non_finite()
+        return merged
+
+    def _is_non_finite(self) -> None:
+        self.non_finite.add(self.target.plan.source.name)
 
     @property
     def digest(self) -> TensorDigest:
@@ -158,7 +188,7 @@ class Engine:
         to be too large for float16, the component is written once more, those tensors in float32.
         """
         ordered = targets(component.tensors, self._precision, kept_float32)
-        passages = [_Passage(target, self._known(target)) for target in ordered]
+        passages = [_Passage(target, self._known(target), self._source) for target in ordered]
         head = header(ordered)
         blob = self._stored(head, passages)
         if blob is None and self._acceptable(passages):
@@ -169,9 +199,10 @@ class Engine:
                     blob = writer.commit(tensors_digest(p.digest for p in passages))
             if overflowing and self._acceptable(passages):
                 if not self._keeps_overflowing:
-                    return _Refused(overflowing=_source_names(overflowing))
+                    names = {plan.source.name for plan in overflowing}
+                    return _Refused(overflowing=tuple(sorted(names)))
                 return self._write(component, frozenset(plan.name for plan in overflowing))
-        non_finite = _source_names(p.target.plan for p in passages if not p.finite)
+        non_finite = tuple(sorted(set().union(*(p.non_finite for p in passages))))
         if blob is None:
             return _Refused(non_finite)
         return Weights(
@@ -186,16 +217,15 @@ class Engine:
         return self._index.tensor(source.file, source.name) if target.is_verbatim else None
 
     def _acceptable(self, passages: Sequence[_Passage]) -> bool:
-        return self._allow_non_finite or all(passage.finite for passage in passages)
+        return self._allow_non_finite or not any(passage.non_finite for passage in passages)
 
     def _stored(self, head: bytes, passages: Sequence[_Passage]) -> Blob | None:
         """The weights as the store has them, where that is known without reading any."""
         if not all(passage.known for passage in passages) or not self._acceptable(passages):
             return None
-        digest = tensors_digest(passage.digest for passage in passages)
-        if not self._sink.has(digest):
-            return None
-        return Blob(digest, len(head) + sum(passage.target.size_bytes for passage in passages))
+        size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
+        blob = Blob(tensors_digest(passage.digest for passage in passages), size_bytes)
+        return blob if self._sink.has(blob) else None
 
     def _stream(
         self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
@@ -215,28 +245,28 @@ class Engine:
                     copy = partial(writer.copy_range, handle, offset, size)
                     check.submit(partial(write.submit, copy))
                 else:
-                    step = max(size, 1) if passage.target.is_rearranged else PIECE_BYTES
+                    step = max(size, 1) if passage.is_whole else PIECE_BYTES
                     for start in range(offset, offset + size, step):
                         piece = handle.read(start, min(step, offset + size - start))
                         check.submit(partial(convert, passage, piece))
+                    if passage.is_whole:  # lanes bound the number of pieces, not their size
+                        check.wait()
+                        write.wait()
                 done += size
-                self._sink.progress(f"normalize {name}", done, total)
+                self._sink.progress(name, done, total)
 
 
-def _rearranged(data: bytes | memoryview, target: Target) -> bytes:
-    """A whole stored tensor, cast or not, with its elements as they are planned."""
-    plan = target.plan
+def _rearranged(data: bytes, plan: TensorPlan) -> bytes:
+    """A whole stored tensor, in its own type, with its elements as they are planned."""
     if plan.identity:
-        return identity(plan.shape[0], target.dtype)
-    shape = plan.source.shape
-    values = np.frombuffer(data, f"V{len(data) // prod(shape)}").reshape(shape)
+        return identity(plan.shape[0], plan.source.dtype)
+    stored = np.frombuffer(data, f"V{len(data) // prod(plan.source.shape)}")
+    values = shaped(stored, plan.source)
     if plan.swap_halves:
-        values = np.roll(values, shape[0] // 2, axis=0)
+        values = np.roll(values, len(values) // 2, axis=0)
+    if plan.rows is not None and plan.source.axes:
+        values = values[slice(*plan.rows)]
     return (values.T if plan.transpose else values).tobytes()
-
-
-def _source_names(plans: Iterable[TensorPlan]) -> tuple[str, ...]:
-    return tuple(sorted({plan.source.name for plan in plans}))
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

@@ -12,8 +12,9 @@ from corepress.domain.checkpoint import Component, Identification
 from corepress_normalize.engine import Weights
 
 _PRECISION = {"F16": "float16", "F32": "float32"}
-_VAE_SCALE_FACTOR = 8  # of every family's own VAE, which a network by itself comes without
+_USUAL_VAE_SCALE_FACTOR = 8  # of every family's own VAE, which a network by itself comes without
 _DEFAULT_SAMPLE_SIZE = 64
+_DEFAULT_IMAGE_SIZE = 512
 _UNETS = ("unet", "controlnet")
 _NETWORKS = (*_UNETS, "transformer")
 
@@ -53,9 +54,9 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
     network = next((configs[name] for name in _NETWORKS if name in configs), None)
     factor = side = None
     if vae is not None:
-        factor, side = _halvings(vae), vae.get("sample_size")
+        factor, side = _halvings(vae), vae.get("sample_size", _DEFAULT_IMAGE_SIZE)
     if network is not None:
-        factor = factor or _VAE_SCALE_FACTOR
+        factor = factor or _USUAL_VAE_SCALE_FACTOR
         side = network.get("sample_size", _DEFAULT_SAMPLE_SIZE) * factor
     return {
         "family": identification.family,

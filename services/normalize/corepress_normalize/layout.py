@@ -40,18 +40,19 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        return not self.is_cast and self.plan.rows is None and not self.is_rearranged
+        return not (self.is_cast or self.plan.rows or self.is_rearranged or self.plan.added)
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether more than the type of the elements changes: such a tensor is read whole."""
-        return self.plan.transpose or self.plan.swap_halves or self.plan.identity
+        """Whether the elements change their places or values: such a tensor is read whole."""
+        plan = self.plan
+        return plan.transpose or plan.swap_halves or plan.identity or bool(plan.source.axes)
 
     @property
     def source_range(self) -> tuple[int, int]:
         """Offset and size of what is read, in bytes of the source file."""
         source = self.plan.source
-        if self.plan.rows is None:
+        if self.plan.rows is None or source.axes:
             return source.offset, source.size_bytes
         start, stop = self.plan.rows
         row_bytes = source.size_bytes // source.shape[0]
@@ -62,7 +63,8 @@ class Target:
         """The size of the written data."""
         if self.is_cast or self.plan.identity:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
-        return self.source_range[1]
+        source = self.plan.source
+        return source.size_bytes * prod(self.plan.shape) // max(1, prod(source.shape))
 
 
 def targets(

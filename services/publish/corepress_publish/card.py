@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from corepress.domain.figures import Figures
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The bundle's ``README.md``, with the front matter that model hubs read."""
-    width, height = manifest["sizes"][0]
+    sizes = ", ".join(f"{width} x {height}" for width, height in manifest["sizes"])
     recipe = manifest["recipe"]
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
-    licence = f"license: {manifest['licence']}\n" if manifest["licence"] else ""
+    further = "".join(f"\n{row}" for row in _further_sources(manifest["composition"]))
+    # a JSON string is a YAML string too, whatever stands in it
+    licence = f"license: {json.dumps(manifest['licence'])}\n" if manifest["licence"] else ""
     return f"""---
 {licence}library_name: coreml
 tags: [core-ml, stable-diffusion, {manifest["family"]}]
@@ -24,13 +29,13 @@ Core ML models for Apple's `StableDiffusion` Swift package and the apps built on
 | | |
 |---|---|
 | family | {manifest["family"]} |
-| image size | {width} x {height} |
+| image size | {sizes or "any"} |
 | attention | {recipe["attention"]} |
 | prediction type | {manifest["prediction_type"]} |
-| latent scaling factor | {manifest["scaling_factor"]} |
+| latent scaling factor | {manifest["scaling_factor"] or "not known"} |
 | deployment target | {recipe["deployment_target"]} |
-| source | {manifest["source"]["uri"]}, sha256 `{manifest["source"]["sha256"]}` |
-| licence | {manifest["licence"] or "not stated by the source"} |
+| source | {_cell(manifest["source"]["uri"])}, sha256 `{manifest["source"]["sha256"]}` |{further}
+| licence | {_cell(manifest["licence"] or "not stated by the source")} |
 
 ## Models
 
@@ -45,14 +50,24 @@ with the weights as stored here, *weights* with the original ones.
 """
 
 
+def _further_sources(composition: Mapping[str, Any]) -> Iterator[str]:
+    if "vae" in composition:
+        vae = composition["vae"]
+        yield f"| VAE | {_cell(vae['uri'])}, sha256 `{vae['sha256']}` |"
+    for lora in composition.get("loras", []):
+        yield f"| LoRA | {_cell(lora['uri'])} at {lora['scale']:g}, sha256 `{lora['sha256']}` |"
+
+
 def _row(name: str, component: Mapping[str, Any]) -> str:
-    figures = component["psnr_db"].values()
-    conversion = _least(figure["conversion"] for figure in figures)
-    weights = _least(figure["weights"] for figure in component["psnr_db"].values())
+    conversion, weights = (_least(component["psnr_db"], each) for each in ("conversion", "weights"))
     megabytes = component["bytes"] / 1e6
     return f"| {name} | {component['precision']} | {megabytes:.1f} | {conversion} | {weights} |"
 
 
-def _least(figures: Any) -> str:
-    known = [figure for figure in figures if figure is not None]
+def _least(figures: Figures, figure: str) -> str:
+    known = [db for each in figures.values() if (db := each[figure]) is not None]
     return f"{min(known)}" if known else "exact"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

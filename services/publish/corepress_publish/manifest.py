@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from corepress.domain.artifact import Artifact
-
-SCHEMA = "corepress.bundle/1"
-_TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
+from corepress.domain.bundle import RESOURCES, SCHEMA
+from corepress.domain.composition import VAE, lora_role
 
 
 def bundle_manifest(
-    parameters: Mapping[str, Any], models: Mapping[str, Artifact], resources: str
+    parameters: Mapping[str, Any], models: Mapping[str, Artifact]
 ) -> dict[str, Any]:
     """The content of ``manifest.json``: no times, no paths of a machine.
 
     Args:
         parameters: of the publish task.
         models: the package or compiled model of each component.
-        resources: the folder of the bundle that they stand in.
     """
     normalized = parameters["facts"]["normalize"]
     return {
@@ -34,27 +32,45 @@ def bundle_manifest(
         "vae_scale_factor": normalized["vae_scale_factor"],
         "scaling_factor": normalized["scaling_factor"],
         "clip_skip": parameters["clip_skip"],
-        "sizes": [parameters["size"]],
+        "sizes": [parameters["size"]] if parameters["size"] else [],
         "recipe": parameters["recipe"],
         "source": {
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
         },
+        "composition": _composition(normalized["composition"], parameters["further_sources"]),
         "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
         "components": {
-            component: _model(artifact, parameters["facts"][component], resources)
+            component: _model(artifact, parameters["facts"][component])
             for component, artifact in models.items()
         },
-        "toolchain": {name: _version(name) for name in _TOOLCHAIN},
+        "toolchain": _toolchain(parameters["facts"][component] for component in models),
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
 
 
+def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[str, Any]:
+    """What the checkpoint was composed with: by content as normalized, by address as asked for."""
+    document = dict(content)
+    if VAE in content:
+        document[VAE] = {"uri": public_uri(uris[VAE]), **content[VAE]}
+    if "loras" in content:
+        document["loras"] = [
+            {"uri": public_uri(uris[lora_role(index)]), **lora}
+            for index, lora in enumerate(content["loras"])
+        ]
+    return document
+
+
 def public_uri(uri: str) -> str:
-    """A source's address without what only this machine knows: of a local file, its name."""
-    scheme = urlsplit(uri).scheme
-    return uri if scheme not in ("", "file") else f"file:{PurePosixPath(uri).name}"
+    """A source's address without what is nobody else's: of a local file, its name; of an address
+    on a server, all but the user, the query (which is where access tokens are) and the fragment.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return f"file:{PurePosixPath(uri).name}"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def tree_sha256(artifact: Artifact) -> str:
@@ -66,10 +82,10 @@ def tree_sha256(artifact: Artifact) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _model(artifact: Artifact, facts: Mapping[str, Any], resources: str) -> dict[str, Any]:
+def _model(artifact: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
     folder = PurePosixPath(next(iter(artifact.files))).parts[0]
     return {
-        "path": f"{resources}/{folder}",
+        "path": f"{RESOURCES}/{folder}",
         "sha256": tree_sha256(artifact),
         "bytes": artifact.size_bytes,
         "precision": facts["precision"],
@@ -80,8 +96,10 @@ def _model(artifact: Artifact, facts: Mapping[str, Any], resources: str) -> dict
     }
 
 
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "absent"
+def _toolchain(converted: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The versions that made the models; all of them where hosts had different ones."""
+    versions: dict[str, set[str]] = defaultdict(set)
+    for facts in converted:
+        for name, version in facts["toolchain"].items():
+            versions[name].add(version)
+    return {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())}

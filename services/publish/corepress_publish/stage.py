@@ -7,38 +7,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob
+from corepress.domain.bundle import CHECKSUMS, MANIFEST, MODEL_CARD, RESOURCES, VOCABULARY
+from corepress.domain.errors import VerificationFailed
+from corepress.domain.figures import outputs_below
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress_publish.card import model_card
 from corepress_publish.manifest import bundle_manifest
 
-_RESOURCES = "Resources"
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 _MODEL_INPUT = "model/"
 
 
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Assemble a bundle.
 
-    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, and under ``facts`` those of
-    normalize and of each model's convert stage. Inputs: ``model/<component>``, one package or
-    compiled model each; ``tokenizer``, ``tokenizer_2``. Outputs: ``bundle``; facts: the manifest.
+    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
+    role), and under ``facts`` those of normalize and of each model's convert stage;
+    ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
+    ``model/<component>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``.
+    Outputs: ``bundle``; facts: the manifest.
+
+    Raises:
+        VerificationFailed: a model has a lower figure.
     """
+    _refuse_below_threshold(task.parameters["facts"], task.parameters["min_psnr_db"])
     models = {
         name.removeprefix(_MODEL_INPUT): artifact
         for name, artifact in task.inputs.items()
         if name.startswith(_MODEL_INPUT)
     }
     files = {
-        f"{_RESOURCES}/{path}": blob
+        f"{RESOURCES}/{path}": blob
         for artifact in models.values()
         for path, blob in artifact.files.items()
     }
     files |= _vocabulary(task.inputs)
-    manifest = bundle_manifest(task.parameters, models, _RESOURCES)
-    files["manifest.json"] = _keep_json(manifest, workspace)
-    files["README.md"] = workspace.keep_bytes(model_card(manifest).encode())
-    files["SHA256SUMS"] = workspace.keep_bytes(_checksums(files).encode())
+    manifest = bundle_manifest(task.parameters, models)
+    files[MANIFEST] = _keep_json(manifest, workspace)
+    files[MODEL_CARD] = workspace.keep_bytes(model_card(manifest).encode())
+    files[CHECKSUMS] = workspace.keep_bytes(_checksums(files).encode())
     return Outputs({"bundle": Artifact(files)}, {"manifest": manifest})
+
+
+def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, float]) -> None:
+    """The gate. It stands here, where builds part: one conversion may serve several recipes."""
+    failed = [
+        f"{component}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
+        f"the recipe asks for {least_db} dB"
+        for component, least_db in min_psnr_db.items()
+        for output, reached_db in outputs_below(facts[component]["psnr_db"], least_db).items()
+    ]
+    if failed:
+        raise VerificationFailed(
+            "; ".join(failed),
+            hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
+        )
 
 
 def _vocabulary(inputs: Mapping[str, Artifact]) -> dict[str, Blob]:
@@ -47,8 +69,8 @@ def _vocabulary(inputs: Mapping[str, Artifact]) -> dict[str, Blob]:
     if tokenizer is None:
         return {}
     return {
-        f"{_RESOURCES}/{name}": tokenizer.files[name]
-        for name in _TOKENIZER_FILES
+        f"{RESOURCES}/{name}": tokenizer.files[name]
+        for name in VOCABULARY
         if name in tokenizer.files
     }
 
@@ -65,4 +87,4 @@ def _keep_json(document: Mapping[str, Any], workspace: Workspace) -> Blob:
     return workspace.keep_bytes(text.encode() + b"\n")
 
 
-STAGE = Stage("publish", revision=1, run=run, toolchain=("corepress",))
+STAGE = Stage("publish", revision=2, run=run, toolchain=("corepress",))

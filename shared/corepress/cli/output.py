@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec
 
 import click
 
 from corepress.domain.errors import CorepressError, Interrupted
-from corepress.runtime.worker import as_coded
+from corepress.runtime.failures import as_coded
 
 P = ParamSpec("P")
 
-_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells report it
+_SIGNALLED_STATUS = 128  # and the signal's number, as shells report it
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -27,15 +29,31 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs["as_json"])
         try:
-            function(*args, **kwargs)
+            with _terminable():
+                function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
-        except KeyboardInterrupt:
-            fail(Interrupted("stopped"), as_json, _INTERRUPTED_STATUS)
+        except KeyboardInterrupt as stop:
+            (number,) = stop.args or (signal.SIGINT,)
+            fail(Interrupted("stopped"), as_json, _SIGNALLED_STATUS + number)
         except Exception as error:  # noqa: BLE001  (the boundary: everything gets a status)
             fail(as_coded(error, traceback.format_exc()), as_json)
 
     return wrapped
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(error: CorepressError, as_json: bool, status: int | None = None) -> NoReturn:
@@ -55,6 +73,11 @@ def words(error: dict[str, Any]) -> str:
 def print_json(document: Any) -> None:
     """The one JSON document of a command."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def db_text(figure_db: float | None) -> str:
+    """A figure for people, aligned: `` 97.3 dB``, or that there is no difference at all."""
+    return "    exact" if figure_db is None else f"{figure_db:6.1f} dB"
 
 
 def size_text(size_bytes: float) -> str:

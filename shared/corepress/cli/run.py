@@ -12,23 +12,24 @@ from typing import Any, Literal
 import click
 
 from corepress.adapters.embedded.clone import clone_or_copy
+from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, fail, print_json, size_text
+from corepress.cli.output import command, db_text, fail, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
 from corepress.config import Settings
 from corepress.domain.artifact import Artifact
+from corepress.domain.bundle import MANIFEST, SCHEMA
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import CompilerUnavailable, InternalError, from_document
 from corepress.domain.job import JobRequest, default_name, valid_name
 from corepress.domain.recipe import Recipe
 from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
-from corepress.runtime.output_folder import output_folder
+from corepress.runtime.output_folder import output_folder, refuse_foreign
 from corepress_fetch.source import resolve
 
-_MANIFEST = "manifest.json"
-_SCHEMA = "corepress.bundle/1"
 _POLL_S = 1.0
 
 
@@ -49,7 +50,12 @@ _POLL_S = 1.0
     help="Bundles end up under OUT/NAME/RECIPE/.",
 )
 @click.option("--name", help="Of the bundle; by default the source's. One source only.")
-@click.option("--compile", "compile_", type=click.Choice(["never", "required"]))
+@click.option(
+    "--compile",
+    "compile_",
+    type=click.Choice(["never", "required"]),
+    help="Whether models are compiled, as only macOS can; by default required there.",
+)
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
@@ -76,6 +82,7 @@ def run(
     Examples:
       corepress run model.safetensors --recipe original --out bundles
       corepress run a.safetensors b/ --recipe original --recipe mine.yaml --out bundles
+      corepress run model.safetensors --lora style.safetensors:0.8 --recipe original --out bundles
     """
     if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
         raise click.BadParameter(
@@ -86,6 +93,9 @@ def run(
     for recipe in recipes:
         recipe.refuse_unbuildable()
     _refuse_equal_names(sources, recipes, name)
+    for each in sources:
+        for build in _builds(recipes):
+            refuse_foreign(out / (name or default_name(each)) / build, MANIFEST, SCHEMA)
     compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
     if compile_wish == "required" and sys.platform != "darwin":
         raise CompilerUnavailable(
@@ -98,15 +108,19 @@ def run(
         JobRequest(source, recipes, name or default_name(source), checkpoint, compile_wish)
         for source in sources
     ]
-    resolved = [resolve(source, checkpoint.tokenizer) for source in sources]
+    further = {role: resolve(uri) for role, uri in checkpoint.further_sources.items()}
+    resolved = [
+        {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in sources
+    ]
     with (
         ProgressDisplay() as display,
-        embedded_pipeline(state or settings.state, settings.cache_limit, display) as pipeline,
+        logged(display, settings.log) as telemetry,
+        embedded_pipeline(state or settings.state, settings.cache_limit, telemetry) as pipeline,
     ):
         submitted = []
-        for request, source in zip(requests, resolved, strict=True):
+        for request, its_sources in zip(requests, resolved, strict=True):
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
-            jobs.submit(pipeline.store, pipeline.bus, job, request, source)
+            jobs.submit(pipeline.store, pipeline.bus, job, request, its_sources)
             submitted.append(_finish(pipeline, display, job, request, out))
     _conclude(submitted, compile_wish, as_json)
 
@@ -116,11 +130,15 @@ def _refuse_equal_names(
 ) -> None:
     for what, names in (
         ("sources", [name or default_name(source) for source in sources]),
-        ("recipes", [recipe.name for recipe in recipes]),
+        ("builds", _builds(recipes)),
     ):
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise click.UsageError(f"two {what} would share the name {', '.join(twice)}")
+
+
+def _builds(recipes: Sequence[Recipe]) -> list[str]:
+    return [build for recipe in recipes for build in recipe.build_names()]
 
 
 def _finish(
@@ -148,7 +166,7 @@ def _lay_out(pipeline: Pipeline, action: str, folder: Path) -> dict[str, Any]:
     if outputs is None:
         raise InternalError(f"the bundle of action {action} is not in the store")
     bundle: Artifact = outputs.artifacts["bundle"]
-    with output_folder(folder, _MANIFEST, _SCHEMA) as (new, _):
+    with output_folder(folder, MANIFEST, SCHEMA) as (new, _):
         for path, blob in bundle.files.items():
             target = new / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -183,17 +201,11 @@ def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:
             click.echo(f"{build['path']}  {size_text(build['bytes'])}")
             for component, outputs in build["psnr_db"].items():
                 for output, figures in outputs.items():
-                    click.echo(
-                        f"  {component:<16} {output:<18} conversion {_db(figures['conversion'])}"
-                        f"  weights {_db(figures['weights'])}"
-                    )
+                    shown = "  ".join(f"{figure} {db_text(db)}" for figure, db in figures.items())
+                    click.echo(f"  {component:<16} {output:<18} {shown}")
         if job["actions"] and all(action["cached"] for action in job["actions"].values()):
             click.echo("  nothing to do: every step was done before")
     if compile_wish == "never" and any(job["builds"] for job in finished):
         click.echo(
             "not compiled: the Core ML compiler needs macOS; the bundle holds .mlpackage models"
         )
-
-
-def _db(figure: float | None) -> str:
-    return "    exact" if figure is None else f"{figure:6.1f} dB"

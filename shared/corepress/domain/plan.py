@@ -12,12 +12,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
-from corepress.domain.errors import UnsupportedRecipe, VerificationFailed
+from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
-from corepress.domain.recipe import COMPONENTS, SOURCE_COMPONENT, ComponentName, Recipe
+from corepress.domain.recipe import (
+    COMPONENTS,
+    SIZED,
+    SOURCE_COMPONENT,
+    ComponentName,
+    Recipe,
+)
 from corepress.domain.stage import Outputs, Task
 
-_SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 _NOT_YET = "transformer"
 """A component whose family cannot be converted."""
@@ -28,8 +33,7 @@ class Node:
     """One step of a job.
 
     ``inputs`` names, for each input of the task, a node and one of its artifacts; ``facts`` names
-    the nodes whose facts the task gets, by label. ``min_psnr_db`` is what the outcome is held to
-    (no part of the task: a threshold does not change the work).
+    the nodes whose facts the task gets, by label.
     """
 
     id: str
@@ -37,7 +41,6 @@ class Node:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
-    min_psnr_db: float | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -70,39 +73,26 @@ class Node:
         }
         return Task(self.stage, parameters, inputs)
 
-    def refuse_below_threshold(self, outputs: Outputs) -> None:
-        """Hold the outcome to the recipe's threshold.
 
-        Raises:
-            VerificationFailed: an output's conversion figure is below it.
-        """
-        if self.min_psnr_db is None:
-            return
-        for output, figures in outputs.facts["psnr_db"].items():
-            reached = figures["conversion"]
-            if reached is not None and reached < self.min_psnr_db:
-                raise VerificationFailed(
-                    f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
-                    f"the recipe asks for {self.min_psnr_db} dB",
-                    hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
-                )
-
-
-def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
+def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoint is: fetch, then normalize.
 
     Args:
         request: the job.
-        source: the resolved source: what identifies its content at this moment.
+        sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
+    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
+    if request.options.lora:
+        parameters["lora_scales"] = list(request.options.lora_scales)
+    names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {"source": source, "options": options}),
+        Node("fetch", "fetch", {**sources, "options": options}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "options": options},
-            inputs={name: ("fetch", name) for name in ("source", "index", "tokenizer")},
+            parameters,
+            inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
     ]
@@ -120,18 +110,22 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
     """
     nodes: dict[str, Node] = {}
     for recipe in request.recipes:
-        sizes = _sizes(recipe, normalized)
-        for size in sizes:
-            converts: dict[str, str] = {}
+        _refuse_unsuitable_sizes(recipe, normalized)
+        native = normalized["native_size"]
+        for build, stated in recipe.build_names().items():
+            size = stated or (tuple(native) if native else None)
+            converts: dict[ComponentName, Node] = {}
             for component in _components(recipe, normalized):
                 node = _convert_node(recipe, component, size, normalized, request)
-                nodes.setdefault(node.id, node)
-                converts[component] = node.id
+                nodes[node.id] = converts[component] = node
                 if request.compile == "required":
                     compiled = _compile_node(node)
-                    nodes.setdefault(compiled.id, compiled)
-            build = recipe.name if len(sizes) == 1 else f"{recipe.name}-{size[0]}x{size[1]}"
+                    nodes[compiled.id] = compiled
             publish = _publish_node(request, recipe, build, size, converts)
+            if publish.id in nodes:
+                raise UnsupportedRecipe(
+                    f"two builds would be called {build!r}", hint="give recipes other names"
+                )
             nodes[publish.id] = publish
     return list(nodes.values())
 
@@ -162,28 +156,22 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
     return chosen
 
 
-def _sizes(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
-        if facts["native_size"] is None:
-            raise UnsupportedRecipe(
-                f"recipe {recipe.name!r} asks for the native size, "
-                f"which the parts of a {facts['family']} don't tell",
-                hint="give `sizes` in a recipe of your own",
-            )
-        return [tuple(facts["native_size"])]
-    factor = int(facts["vae_scale_factor"] or 1)
-    divisor = int(facts["unet_divisor"] or 1)
-    steps = {c: factor if c != "unet" else factor * divisor for c in _SIZED}
+        return
     for component in _components(recipe, facts):
-        step = steps.get(component)
+        if component not in SIZED:
+            continue
+        step = int(facts["vae_scale_factor"])
+        if component == "unet":
+            step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
-            if step and (width <= 0 or height <= 0 or width % step or height % step):
+            if width <= 0 or height <= 0 or width % step or height % step:
                 raise UnsupportedRecipe(
                     f"recipe {recipe.name!r}: size {width}x{height} does not suit {component}: "
                     f"both sides must be positive multiples of {step} pixels",
                     hint=f"use {_round(width, step)}x{_round(height, step)}",
                 )
-    return [(width, height) for width, height in recipe.sizes]
 
 
 def _round(pixels: int, step: int) -> int:
@@ -193,7 +181,7 @@ def _round(pixels: int, step: int) -> int:
 def _convert_node(
     recipe: Recipe,
     component: ComponentName,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     facts: Mapping[str, Any],
     request: JobRequest,
 ) -> Node:
@@ -206,20 +194,21 @@ def _convert_node(
         "precision": precision,
         "deployment_target": recipe.deployment_target,
     }
-    if component in _SIZED:
+    name = str(component)
+    if component in SIZED:
+        assert size is not None, "what has a size has a native one"
+        name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
     if component == "unet":
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
-    name = f"{component}-{size[0]}x{size[1]}" if component in _SIZED else component
     return Node(
         id=f"convert-{name}-{short}",
         stage="convert",
         parameters=parameters,
         inputs={"component": ("normalize", source)},
-        min_psnr_db=recipe.threshold_db(precision),
     )
 
 
@@ -240,12 +229,14 @@ def _publish_node(
     request: JobRequest,
     recipe: Recipe,
     build: str,
-    size: tuple[int, int],
-    converts: Mapping[str, str],
+    size: tuple[int, int] | None,
+    converts: Mapping[ComponentName, Node],
 ) -> Node:
     compiled = request.compile == "required"
     models = {
-        f"model/{component}": (_compiled_id(node), "compiled") if compiled else (node, "package")
+        f"model/{component}": (
+            (_compiled_id(node.id), "compiled") if compiled else (node.id, "package")
+        )
         for component, node in converts.items()
     }
     tokenizers = {name: ("normalize", name) for name in ("tokenizer", "tokenizer_2")}
@@ -254,12 +245,17 @@ def _publish_node(
         stage="publish",
         parameters={
             "name": request.name,
-            "size": list(size),
+            "size": list(size) if size else None,
             "recipe": asdict(recipe),
+            "min_psnr_db": {
+                component: recipe.threshold_db(node.parameters["precision"])
+                for component, node in converts.items()
+            },
             "clip_skip": request.options.clip_skip,
+            "further_sources": request.options.further_sources,
         },
         inputs={**models, **tokenizers},
-        facts={"normalize": "normalize", **converts},
+        facts={"normalize": "normalize"} | {c: node.id for c, node in converts.items()},
     )
 
 

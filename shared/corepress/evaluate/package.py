@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from coremltools.proto import FeatureTypes_pb2, Model_pb2
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -36,6 +36,10 @@ class Feature:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    def document(self) -> dict[str, Any]:
+        """The feature as JSON."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,13 @@ class Package:
         """The oldest system that loads the package, by its iOS name: ``iOS17``."""
         version = self.specification_version
         return _DEPLOYMENT_TARGETS.get(version, f"specification version {version}")
+
+    @property
+    def precision(self) -> Literal["float16", "float32"]:
+        """What the package computes in: float16 where any of its operations gives float16."""
+        results = (v for operation in self.program.operations for v in operation.outputs)
+        in_float16 = any(v.element is not None and v.element.name == "float16" for v in results)
+        return "float16" if in_float16 else "float32"
 
     def operation_counts(self) -> Counter[str]:
         """How often each operation occurs, constants aside."""

@@ -113,6 +113,9 @@ def _choose_ema(part: Part, source: Source) -> tuple[Part, tuple[Decision, ...]]
 
 def _read_vae(source: Source) -> Reading:
     part, override = source.parts["vae"], source.options.configs.get("vae", {})
+    if not part.original:
+        stored_as = {"_class_name": "AutoencoderKL"}
+        part = replace(part, tensors=by_today_names(stored_as, part.tensors))
     config = vae_config(source.family, part, source.original, source.prediction_type, override)
     planned = plan(parameters("vae", config), part, original=part.original)
     return Reading("diffusers", config, planned)

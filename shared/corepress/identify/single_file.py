@@ -45,8 +45,9 @@ from corepress.identify.plan import refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
 from corepress.identify.readings import Reading, Source, has_ema, read_components
+from corepress.identify.tensor_file import read_weight_file
+from corepress.identify.textual_inversion import refuse_textual_inversion
 from corepress.identify.unfinished import refuse_unfinished
-from corepress.identify.weight_files import read_weight_file
 
 _IGNORED = re.compile(
     r"(alphas_cumprod|betas|log_one_minus|logvar|posterior_|sqrt_|model_ema\.|denoiser\.|"
@@ -55,14 +56,20 @@ _IGNORED = re.compile(
 )
 """Schedule buffers, markers, and what stands beside the text encoders that diffusers uses."""
 
-_BLOCK = re.compile(r"input_blocks\.|middle_block\.|output_blocks\.|down_blocks\.")
+_RESNET = re.compile(
+    r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\."
+    r"|(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.resnets\."
+)
+"""What every UNet and ControlNet has, in either naming."""
+
 _REFINER_CONTEXT = 1280
 
 
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
-    tensors = read_weight_file(files, path)
+    tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
     refuse_unfinished(files, [path])
+    refuse_textual_inversion(path, tensors)
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(
             f"{path} is a single file, of which there are no variants",
@@ -102,7 +109,7 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
             *decisions,
             *_absent_encoders(family, readings),
             *(decision for reading in readings.values() for decision in reading.decisions),
-            *_left_out(_leftovers(tensors, readings.values())),
+            *_left_out(_leftovers(source, readings.values())),
         ),
     )
 
@@ -122,7 +129,7 @@ def _family(
             raise unrecognised(path, tensors)
         stated = None if options.family == "auto" else family_named(options.family)
         return vae_alone(stated), (Decision("vae", "by itself", "the file holds nothing else"),)
-    if network == "unet" and not any(_BLOCK.match(name) for name in parts["unet"].tensors):
+    if network != "transformer" and not any(map(_RESNET.match, parts[network].tensors)):
         raise unrecognised(path, tensors)
     family = recognise(_traits(network, parts), options.family)
     if not family.vae or parts.keys() != {network} or options.supplied:
@@ -180,7 +187,7 @@ def _read_alone(path: str, source: Source) -> dict[str, Reading]:
         readings = read_components(source)
     except IncompleteCheckpoint as error:
         raise UnsupportedCheckpoint(f"{nearest}, but {error.message}", path=path) from error
-    unknown = _leftovers(source.tensors, readings.values())
+    unknown = _leftovers(source, readings.values())
     if unknown:
         raise UnsupportedCheckpoint(
             f"{nearest}, which has no such tensors: {listing(unknown)}", path=path
@@ -212,16 +219,17 @@ def _unknown_scale(readings: Mapping[str, Reading]) -> tuple[Problem, ...]:
     )
 
 
-def _leftovers(tensors: Mapping[str, Tensor], readings: Iterable[Reading]) -> list[str]:
-    """The tensors that no component takes and that aren't known to be useless."""
-    used: set[str] = set()
+def _leftovers(source: Source, readings: Iterable[Reading]) -> list[str]:
+    """The tensors that nothing takes, aren't known to be useless, and aren't supplied otherwise."""
+    supplied = [source.parts[name] for name in source.options.supplied if name in source.parts]
+    used = {tensor.name for part in supplied for tensor in part.tensors.values()}
     left_out: tuple[str, ...] = ()
     for reading in readings:
         used.update(planned.source.name for planned in reading.planned.tensors)
         left_out += reading.left_out
     return [
         name
-        for name in tensors
+        for name in source.tensors
         if name not in used and not _IGNORED.match(name) and not name.startswith(left_out)
     ]
 

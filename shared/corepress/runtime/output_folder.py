@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 from corepress.domain.errors import DiskFull, OutputConflict
+from corepress.runtime.failures import is_disk_full
 
 
 @contextmanager
 def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, Path]]:
     """A new folder that takes the place of ``out`` when the context ends well.
 
-    It is filled under a hidden name beside ``out``. What a killed process left of such a folder is
-    removed by the next one.
+    It is filled in a `work_folder`.
 
     Args:
         out: the place.
@@ -37,39 +36,59 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
         DiskFull: there is no room.
     """
     out = out.absolute()
-    _refuse_foreign(out, marker, schema)
-    pattern = f".{out.name}.corepress-"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(out.parent, pattern)
-        work = Path(mkdtemp(prefix=pattern, dir=out.parent))
-    except PermissionError as error:
-        raise OutputConflict(f"{error.filename} cannot be written to", path=str(out)) from error
-    lock = os.open(work, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    refuse_foreign(out, marker, schema)
+    with work_folder(out) as work:
         new, temporary = work / "new", work / "temporary"
         new.mkdir()
         temporary.mkdir()
         yield new, temporary
-        _refuse_foreign(out, marker, schema)
+        refuse_foreign(out, marker, schema)
         if out.exists():
             out.rename(work / "old")
         new.rename(out)
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` for what is to come there; it is removed in the end.
+
+    What a killed process left of such a folder is removed by the next one.
+
+    Raises:
+        OutputConflict: the parent of ``out`` cannot be written to.
+        DiskFull: there is no room.
+    """
+    out = out.absolute()
+    prefix = f".{out.name}.corepress-"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(out.parent, prefix)
+        work, lock = _locked_folder(out.parent, prefix)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(
-            f"no space left while writing beside {out}",
-            hint="free some space, or choose another disk with --out",
+        if is_disk_full(error):
+            raise _disk_full(out) from error
+        raise OutputConflict(
+            f"{error.filename} cannot be made: {error.strerror}",
+            hint="choose another --out",
             path=str(out),
         ) from error
+    try:
+        yield work
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise _disk_full(out) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
 
 
-def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
+def refuse_foreign(out: Path, marker: str, schema: str) -> None:
+    """Refuse a place that holds something else than an older one of our folders.
+
+    Raises:
+        OutputConflict: it does; see `output_folder` for the arguments.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if (
@@ -85,6 +104,14 @@ def _refuse_foreign(out: Path, marker: str, schema: str) -> None:
     )
 
 
+def _disk_full(out: Path) -> DiskFull:
+    return DiskFull(
+        f"no space left while writing beside {out}",
+        hint="free some space, or choose another disk with --out",
+        path=str(out),
+    )
+
+
 def _is_ours(marker: Path, schema: str) -> bool:
     try:
         return bool(json.loads(marker.read_bytes())["schema"] == schema)
@@ -92,14 +119,27 @@ def _is_ours(marker: Path, schema: str) -> bool:
         return False
 
 
-def _remove_left_over(parent: Path, pattern: str) -> None:
-    for folder in parent.glob(f"{glob.escape(pattern)}*"):
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # its process lives
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and a descriptor of it: while that is open, the folder is no left-over."""
+    while True:
+        work = Path(mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError):  # taken for a left-over before it was locked
+            lock = os.open(work, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if work.exists():
+                return work, lock
             os.close(lock)
+
+
+def _remove_left_over(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
+        with suppress(FileNotFoundError):  # another is at it
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its process lives
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

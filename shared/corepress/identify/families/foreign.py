@@ -21,7 +21,6 @@ _ALIKE: Mapping[str, tuple[str, ...]] = {
 
 _OTHERS: Mapping[str, tuple[str, ...]] = {
     "a LoRA": ("lora_", ".lora.", "lokr_", "hada_"),
-    "a textual inversion": ("string_to_param", "emb_params"),
     "an IP-Adapter": ("ip_adapter.", "image_proj."),
     "a T2I-Adapter": ("adapter.body.", "body.0.resnets."),
     "a Chroma transformer": ("distilled_guidance_layer.",),
@@ -40,6 +39,7 @@ _OTHERS: Mapping[str, tuple[str, ...]] = {
     "a Lumina or Z-Image transformer": ("cap_embedder.", "layers.0.adaLN_", "control_all_x"),
     "a Qwen-Image transformer": ("txt_norm.", ".text_norm."),
     "a deep compression autoencoder": (".op_list.",),
+    "a fragment of a UNet": ("model.diffusion_model.", "control_model."),
     "a text encoder without its UNet": (
         "text_model.encoder.",
         "transformer.resblocks.",

@@ -1,0 +1,277 @@
+"""What ``corepress verify`` does: bundles and lone packages, with or without their checkpoint.
+
+Imports torch and coremltools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from corepress.cli.progress import ProgressDisplay
+from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
+from corepress.domain.figures import Figures, outputs_below
+from corepress.domain.job import CheckpointOptions
+from corepress.domain.recipe import (
+    DEFAULT_MIN_PSNR_DB,
+    SIZED,
+    SOURCE_COMPONENT,
+)
+from corepress.evaluate import Package
+from corepress_compile.interface import check_interface, spec_of
+from corepress_compile.parity import measure
+from corepress_compile.spec import BuildSpec
+from corepress_normalize.documents import MANIFEST
+from corepress_normalize.folder import normalize_folder
+from corepress_publish.published import (
+    Manifest,
+    PublishedModel,
+    check_sums,
+    missing_from,
+    read_manifest,
+)
+
+
+@dataclass(slots=True)
+class ModelReport:
+    """One model: what was checked of it, and its figures where it was evaluated.
+
+    ``same_weights`` says whether the checkpoint's weights are those that the bundle names, None
+    where that is not known.
+    """
+
+    path: str
+    checked: list[str]
+    precision: str
+    inputs: list[Mapping[str, Any]]
+    outputs: list[Mapping[str, Any]]
+    min_psnr_db: float
+    psnr_db: Figures = field(default_factory=dict)
+    same_weights: bool | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked; ``missing`` is what a bundle lacks to make images with it alone, None of a
+    lone package."""
+
+    bundle: str
+    against: str | None
+    family: str | None
+    checked: list[str]
+    missing: list[str] | None
+    models: dict[str, ModelReport]
+
+    @property
+    def failures(self) -> list[str]:
+        """The outputs below their threshold, in words."""
+        return [
+            f"{name}: {output} agrees with the checkpoint to {reached} dB only, "
+            f"{model.min_psnr_db} dB were asked for"
+            for name, model in self.models.items()
+            for output, reached in outputs_below(model.psnr_db, model.min_psnr_db).items()
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return asdict(self) | {"complete": self.missing == [] if self.missing is not None else None}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A normalized checkpoint: its folder, and what its manifest says of it."""
+
+    folder: Path
+    family: str
+    digests: Mapping[str, str]
+
+
+@contextmanager
+def opened_source(
+    against: Path, options: CheckpointOptions, display: ProgressDisplay
+) -> Iterator[Source]:
+    """The checkpoint, normalized for the while unless it is a normalized folder already."""
+    asked = replace(options, clip_skip=None) != CheckpointOptions()
+    if (against / MANIFEST).is_file() and not asked:
+        yield _source(against)
+        return
+    with TemporaryDirectory(prefix="corepress-verify-") as temporary:
+        folder = Path(temporary) / "normalized"
+        display.say(f"normalizing {against}")
+        normalize_folder(against, folder, options, display.activity)
+        yield _source(folder)
+
+
+def _source(folder: Path) -> Source:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        digests = {name: facts["digest"] for name, facts in manifest["components"].items()}
+        return Source(folder, str(manifest["family"]), digests)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MissingConfig(
+            f"cannot read {path}: {error!r}",
+            hint="normalize the checkpoint again",
+            path=str(path),
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was checked without a checkpoint, and what can be evaluated against one."""
+
+    report: Report
+    packages: Mapping[str, Package]
+    manifest: Manifest | None
+
+
+def check_package(path: Path) -> Checked:
+    """Check a lone ``.mlpackage``.
+
+    Raises:
+        VerificationFailed: its interface is not one that apps read.
+        PermanentError: see `Package.open`.
+    """
+    package = Package.open(path)
+    check_interface(package)
+    model = _model_report(package, path.name, DEFAULT_MIN_PSNR_DB[package.precision])
+    report = Report(str(path), None, None, ["interface"], None, {path.stem: model})
+    return Checked(report, {path.stem: package}, None)
+
+
+def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
+    """Check a published bundle: its files, and the interface of its packages.
+
+    Of compiled models, only the files.
+
+    Raises:
+        CorruptBundle: it disagrees with itself.
+        VerificationFailed: a file differs from what was published, or an interface from what
+            apps read.
+    """
+    manifest = read_manifest(bundle)
+    display.say("checksums ...")
+    check_sums(bundle, lambda done, total: display.activity("checksums", done, total))
+    report = Report(
+        str(bundle), None, manifest.family, ["checksums"], missing_from(bundle, manifest), {}
+    )
+    packages: dict[str, Package] = {}
+    for component, model in manifest.components.items():
+        least_db = manifest.recipe.threshold_db(model.precision)
+        if model.path.endswith(".mlpackage"):
+            package = packages[component] = Package.open(bundle / model.path)
+            check_interface(package, _published_spec(manifest, component))
+            entry = _model_report(package, model.path, least_db)
+            _hold_to_manifest(component, model, entry)
+        else:
+            entry = ModelReport(
+                model.path, [], model.precision, model.inputs, model.outputs, least_db
+            )
+        entry.checked.insert(0, "checksums")
+        report.models[component] = entry
+    if packages:
+        report.checked.append("interface")
+    return Checked(report, packages, manifest)
+
+
+def evaluate_against(
+    checked: Checked, source: Source, clip_skip: int | None, native: bool, display: ProgressDisplay
+) -> None:
+    """Compare the packages with their checkpoint; the figures are added to the report.
+
+    Args:
+        checked: what to evaluate.
+        source: the checkpoint.
+        clip_skip: of a lone text encoder; a bundle's manifest tells it.
+        native: whether to take the native figures too.
+        display: is told how far it has come.
+
+    Raises:
+        VerificationFailed: it is a checkpoint of another kind.
+        InvalidRequest: there is nothing to evaluate, or nothing to compare it with.
+        PermanentError: see `measure`.
+    """
+    manifest, report = checked.manifest, checked.report
+    if not checked.packages:
+        raise InvalidRequest(
+            f"{report.bundle} holds compiled models only, which the evaluator cannot read",
+            hint="leave --against out, or build the bundle again with --compile never",
+            path=report.bundle,
+        )
+    if manifest and source.family != manifest.family:
+        raise VerificationFailed(
+            f"the bundle is of the family {manifest.family}, the checkpoint of {source.family}",
+            hint="give the checkpoint that the bundle was made of",
+        )
+    report.family = source.family
+    report.checked.append("figures")
+    for name, package in checked.packages.items():
+        if manifest:
+            spec = _published_spec(manifest, name)
+        else:
+            spec = spec_of(package, source.family, clip_skip)
+        component = SOURCE_COMPONENT[spec.component]
+        if component not in source.digests:
+            raise InvalidRequest(
+                f"the checkpoint has no {component} to compare {package.path.name} with",
+                hint=f"it has: {', '.join(source.digests)}",
+            )
+        display.say(f"evaluating {name} ...")
+        model = report.models[name]
+        model.psnr_db = measure(
+            spec,
+            source.folder / component,
+            package.path,
+            partial(_show_progress, display, name),
+            native=native,
+        )
+        model.checked.append("figures")
+        if manifest:
+            model.same_weights = source.digests[component] == manifest.normalized.get(component)
+
+
+def _show_progress(display: ProgressDisplay, name: str, done: float) -> None:
+    display.activity(name, done, 1, "part")
+
+
+def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
+    return ModelReport(
+        path,
+        ["interface"],
+        package.precision,
+        [feature.document() for feature in package.inputs],
+        [feature.document() for feature in package.outputs],
+        least_db,
+    )
+
+
+def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
+    parameters: dict[str, Any] = {
+        "component": component,
+        "family": manifest.family,
+        "precision": manifest.components[component].precision,
+        "deployment_target": manifest.recipe.deployment_target,
+        "batch": manifest.recipe.batch if component == "unet" else 1,
+        "clip_skip": manifest.clip_skip,
+    }
+    if component in SIZED:
+        (size,) = manifest.sizes
+        parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
+    return BuildSpec.from_parameters(parameters)
+
+
+def _hold_to_manifest(component: str, model: PublishedModel, found: ModelReport) -> None:
+    stem = Path(model.path).stem
+    named = next((name for name, stated in MODEL_NAMES.items() if stated == stem), None)
+    stated = (component, model.precision, model.inputs, model.outputs)
+    if stated != (named, found.precision, found.inputs, found.outputs):
+        raise VerificationFailed(
+            f"{model.path} is not what manifest.json says of {component}", path=model.path
+        )

@@ -1,0 +1,213 @@
+"""What a user may get wrong, and what the machine may refuse: clear answers, nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cli_support import COMMAND, Finished, corepress, files_below, tiny_arguments, write_recipe
+from filelock import FileLock
+
+SMALL = {"sizes": [[32, 32]], "components": ["text_encoder"]}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path, "small", **SMALL)
+
+
+def run(recipe: Path, *arguments: str | Path, status: int) -> Finished:
+    return corepress(
+        "run", *tiny_arguments("sd15"), "--recipe", recipe, *arguments, "--json", status=status
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["run"],
+        ["run", "model.safetensors"],
+        ["run", "model.safetensors", "--recipe", "original"],
+        ["run", "a/x.safetensors", "b/x.safetensors", "--recipe", "original", "--out", "out"],
+        ["run", "a", "--recipe", "original", "--out", "out", "--name", "../a"],
+        ["normalize", "model.safetensors"],
+        ["inspect", "model.safetensors", "--precision", "fp8"],
+        ["inspect", "model.safetensors", "--clip-skip", "0"],
+        ["frobnicate"],
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], tmp_path: Path) -> None:
+    finished = corepress(*arguments, status=2, cwd=tmp_path)
+    assert "Usage:" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "status"),
+    [
+        ("nowhere.safetensors", "source-not-found", 3),
+        (".", "unsupported-checkpoint", 3),
+        ("ftp://example.org/model.safetensors", "invalid-request", 3),
+        ("http://127.0.0.1:1/model.safetensors", "source-unavailable", 4),
+    ],
+)
+def test_a_source_that_is_none(source: str, code: str, status: int, tmp_path: Path) -> None:
+    finished = corepress("inspect", source, "--json", status=status, cwd=tmp_path)
+    error = finished.document["error"]
+    assert error["code"] == code
+    assert error["hint"]
+
+
+def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+    unknown = run(Path("orignal"), "--out", tmp_path / "out", status=3).document["error"]
+    assert unknown["code"] == "unsupported-recipe"
+    assert "original" in unknown["hint"]
+    typo = tmp_path / "typo.yaml"
+    typo.write_text("name: typo\nsizes: native\nattenton: original\n")
+    mistyped = run(typo, "--out", tmp_path / "out", status=3).document["error"]
+    assert mistyped["code"] == "unsupported-recipe"
+    assert f"{typo}:3: attenton: no such key" in mistyped["message"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_does_not_suit(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "odd", sizes=[[33, 32]], components=["unet"])
+    error = run(
+        recipe, "--out", tmp_path / "out", "--state", tmp_path / "state", status=3
+    ).document["error"]
+    assert error["code"] == "unsupported-recipe"
+    assert "33x32" in error["message"]
+    assert error["hint"] == "use 32x32"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_of_somebody_else(recipe: Path, tmp_path: Path) -> None:
+    """It is refused before any work is done, and stays as it is."""
+    mine = tmp_path / "out" / "model" / "small" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    state = tmp_path / "state"
+    finished = run(recipe, "--out", tmp_path / "out", "--state", state, status=3)
+    assert finished.document["error"]["code"] == "output-conflict"
+    assert files_below(tmp_path / "out") == {"model/small/mine.txt": b"mine"}
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/corepress", "file/below"])
+def test_places_that_cannot_be_written(recipe: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    state = run(recipe, "--out", tmp_path / "out", "--state", tmp_path / place, status=4).document[
+        "error"
+    ]
+    assert state["code"] == "store-unavailable"
+    out = corepress(
+        *("normalize", *tiny_arguments("sd15"), "--out", tmp_path / place, "--json"), status=3
+    ).document["error"]
+    assert out["code"] == "output-conflict"
+
+
+def test_a_state_folder_in_use(recipe: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    with FileLock(state / "lock"):
+        finished = run(recipe, "--out", tmp_path / "out", "--state", state, status=4)
+    assert finished.document["error"]["code"] == "store-busy"
+    assert "--state" in finished.document["error"]["hint"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    if os.geteuid() or sys.platform != "linux":
+        pytest.skip("mounting a small disk takes root on Linux")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "corepress-test", str(disk)], check=True
+    )
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk(recipe: Path, tmp_path: Path, small_disk: Path) -> None:
+    state = run(recipe, "--out", tmp_path / "out", "--state", small_disk / "state", status=4)
+    assert state.document["error"]["code"] == "disk-full"
+    assert not (tmp_path / "out").exists()
+    out = corepress(
+        "normalize", *tiny_arguments("sd15"), "--out", small_disk / "out", "--json", status=4
+    )
+    assert out.document["error"]["code"] == "disk-full"
+    assert not (small_disk / "out").exists()
+
+
+def test_json_is_all_there_is_on_stdout(recipe: Path, tmp_path: Path) -> None:
+    finished = run(recipe, "--out", tmp_path / "out", "--state", tmp_path / "state", status=0)
+    (job,) = finished.document["jobs"]
+    assert job["errors"] == {}
+    assert "convert-text_encoder" in finished.stderr
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A plain web server, which knows no ranges."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "tiny.safetensors").symlink_to(tiny_arguments("sd15")[0])
+    http = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))
+    )
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}/tiny.safetensors"
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def test_a_source_on_a_web_server(server: str, recipe: Path, tmp_path: Path) -> None:
+    options = tiny_arguments("sd15")[1:]
+    finished = corepress(
+        *("run", server, *options, "--recipe", recipe, "--json"),
+        *("--state", tmp_path / "state", "--out", tmp_path / "out"),
+    )
+    (job,) = finished.document["jobs"]
+    assert job["name"] == "tiny"
+    manifest = json.loads((tmp_path / "out/tiny/small/manifest.json").read_text())
+    assert manifest["source"]["uri"] == server
+    corepress("normalize", server, *options, "--out", tmp_path / "folder")
+    local = corepress("normalize", *tiny_arguments("sd15"), "--out", tmp_path / "local", "--json")
+    normalized = json.loads((tmp_path / "folder/corepress.json").read_text())
+    assert normalized["files"] == local.document["files"]
+    assert normalized["source"]["uri"] == server
+    assert normalized["source"]["sha256"] == local.document["source"]["sha256"]
+    assert {path.name for path in tmp_path.glob(".*")} == set()
+    missing = corepress("inspect", server + ".gone", "--json", status=3)
+    assert missing.document["error"]["code"] == "source-not-found"
+
+
+def test_bars_on_a_terminal(recipe: Path, tmp_path: Path) -> None:
+    """`script` gives the command a terminal: a bar, and a line for each finished step."""
+    arguments = ["run", *tiny_arguments("sd15"), "--recipe", str(recipe)]
+    arguments += ["--state", str(tmp_path / "state"), "--out", str(tmp_path / "out")]
+    command = " ".join([*COMMAND, *arguments])
+    shown = subprocess.run(
+        ["script", "--quiet", "--return", "--command", command, "/dev/null"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "━" in shown
+    assert "normalize ..." not in shown
+    for step in ("fetch", "normalize", "convert-text_encoder", "publish-small"):
+        assert f"{step}: " in shown

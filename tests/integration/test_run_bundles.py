@@ -1,0 +1,263 @@
+"""``corepress run``: published bundles hold models that give what the original code gave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Finished, corepress, files_below, tiny_arguments, write_recipe
+from golden_figures import (
+    TEXT_ENCODERS,
+    text_encoder_db,
+    threshold_db,
+    unet_db,
+    vae_decoder_db,
+    vae_encoder_db,
+)
+from safetensors.torch import load_file, save_file
+
+from corepress.evaluate import Package
+
+GOLDEN_SIZE = [32, 32]
+ANOTHER_DAY = """
+import datetime, time_machine
+time_machine.travel(datetime.datetime.now() + datetime.timedelta(days=400), tick=True).start()
+"""
+MODELS = {
+    "sd15": {"TextEncoder", "Unet", "VAEDecoder", "VAEEncoder"},
+    "sdxl-base": {"TextEncoder", "TextEncoder2", "Unet", "VAEDecoder", "VAEEncoder"},
+}
+FIXTURES = sorted(MODELS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished run of a tiny checkpoint at the size of its golden outputs."""
+
+    name: str
+    folder: Path
+    finished: Finished
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "out" / "model" / "golden"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.bundle / "manifest.json").read_text())
+        return document
+
+    @property
+    def packages(self) -> Mapping[str, Package]:
+        return {
+            component: Package.open(self.bundle / entry["path"])
+            for component, entry in self.manifest["components"].items()
+        }
+
+    def again(self, recipe: Path, out: str, *arguments: str | Path) -> Finished:
+        """Another run with the same state."""
+        return corepress(
+            "run",
+            *tiny_arguments(self.name),
+            *arguments,
+            *("--json", "--recipe", recipe),
+            *("--state", self.folder / "state", "--out", self.folder / out),
+        )
+
+
+@pytest.fixture(scope="module")
+def run_job(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def run(name: str) -> Job:
+        folder = tmp_path_factory.mktemp(name)
+        recipe = write_recipe(folder, "golden", sizes=[GOLDEN_SIZE])
+        job = Job(name, folder, Finished(0, "", ""))
+        return Job(name, folder, job.again(recipe, "out"))
+
+    return run
+
+
+def cached(finished: Finished) -> dict[str, bool]:
+    """Whether each step was done before, by its stage and component."""
+    (job,) = finished.document["jobs"]
+    return {node: action["cached"] for node, action in job["actions"].items()}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_the_bundle_is_laid_out_as_apps_read_it(run_job: Any, name: str) -> None:
+    job = run_job(name)
+    top = {path.name for path in job.bundle.iterdir()}
+    assert top == {"Resources", "manifest.json", "README.md", "SHA256SUMS"}
+    resources = {path.name for path in (job.bundle / "Resources").iterdir()}
+    models = {f"{model}.mlpackage" for model in MODELS[name]}
+    assert resources == models | {"vocab.json", "merges.txt"}
+    for line in (job.bundle / "SHA256SUMS").read_text().splitlines():
+        digest, path = line.split("  ")
+        assert hashlib.sha256((job.bundle / path).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_unet_of_a_bundle(run_job: Any, name: str) -> None:
+    figures = unet_db(name, run_job(name).packages["unet"])
+    assert min(figures.values()) > threshold_db(name, "float16"), figures
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_vae_of_a_bundle(run_job: Any, name: str) -> None:
+    job = run_job(name)
+    # SDXL's own VAE overflows in float16
+    precision = "float32" if name == "sdxl-base" else "float16"
+    for component, figure_db in (("vae_decoder", vae_decoder_db), ("vae_encoder", vae_encoder_db)):
+        assert job.manifest["components"][component]["precision"] == precision
+        assert figure_db(name, job.packages[component]) > threshold_db(name, precision)
+
+
+@pytest.mark.parametrize(
+    ("name", "component"), [key for key in TEXT_ENCODERS if key[0] in FIXTURES]
+)
+def test_text_encoders_of_a_bundle(run_job: Any, name: str, component: str) -> None:
+    figures = text_encoder_db(name, component, run_job(name).packages[component])
+    assert min(figures.values()) > threshold_db(name, "float16"), figures
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_figure_is_reported(run_job: Any, name: str) -> None:
+    job = run_job(name)
+    (document,) = job.finished.document["jobs"]
+    build = document["builds"]["golden"]
+    assert build["path"] == str(job.bundle)
+    assert build["psnr_db"].keys() == job.manifest["components"].keys()
+    for component, entry in job.manifest["components"].items():
+        assert entry["psnr_db"] == build["psnr_db"][component]
+        gate = 100 if entry["precision"] == "float32" else 60
+        assert all(figure["conversion"] > gate for figure in entry["psnr_db"].values())
+
+
+def test_bundles_do_not_tell_the_day(run_job: Any, tmp_path: Path) -> None:
+    job = run_job("sd15")
+    (tmp_path / "sitecustomize.py").write_text(ANOTHER_DAY)
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    shifted = subprocess.run(
+        [sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert int(shifted.stdout) > time.gmtime().tm_year
+    corepress(
+        *("run", *tiny_arguments("sd15"), "--recipe", job.folder / "golden.yaml"),
+        *("--state", tmp_path / "state", "--out", tmp_path / "out"),
+        environment=environment,
+    )
+    assert files_below(tmp_path / "out" / "model" / "golden") == files_below(job.bundle)
+
+
+def test_a_second_run_does_no_work(run_job: Any) -> None:
+    job = run_job("sd15")
+    before = files_below(job.bundle)
+    again = job.again(job.folder / "golden.yaml", "out")
+    assert all(cached(again).values())
+    assert files_below(job.bundle) == before
+    said = corepress(
+        "run",
+        *tiny_arguments("sd15"),
+        *("--recipe", job.folder / "golden.yaml"),
+        *("--state", job.folder / "state", "--out", job.folder / "out"),
+    )
+    assert "nothing to do: every step was done before" in said.stdout
+
+
+def test_another_name_or_threshold_converts_nothing_again(run_job: Any) -> None:
+    job = run_job("sd15")
+    recipe = write_recipe(
+        job.folder, "strict", sizes=[GOLDEN_SIZE], min_psnr_db={"float16": 70, "float32": 100}
+    )
+    steps = cached(job.again(recipe, "strict", "--name", "renamed"))
+    assert {step for step, done in steps.items() if not done} == {"publish-strict"}
+    manifest = json.loads((job.folder / "strict/renamed/strict/manifest.json").read_text())
+    assert manifest["recipe"]["min_psnr_db"] == {"float16": 70, "float32": 100}
+
+
+def test_below_the_threshold_nothing_is_published(run_job: Any) -> None:
+    job = run_job("sd15")
+    recipe = write_recipe(
+        job.folder, "impossible", sizes=[GOLDEN_SIZE], min_psnr_db={"float16": 300}
+    )
+    finished = corepress(
+        "run",
+        *tiny_arguments("sd15"),
+        *("--json", "--recipe", recipe),
+        *("--state", job.folder / "state", "--out", job.folder / "refused"),
+        status=5,
+    )
+    assert finished.document["error"]["code"] == "verification-failed"
+    assert "asks for 300" in finished.document["error"]["message"]
+    assert not (job.folder / "refused").exists()
+
+
+def test_what_two_checkpoints_share_is_converted_once(run_job: Any) -> None:
+    job = run_job("sd15")
+    source, *options = tiny_arguments("sd15")
+    tensors = load_file(source)
+    tensors["model.diffusion_model.out.2.bias"] += 1
+    save_file(tensors, job.folder / "fine-tune.safetensors")
+    recipe = write_recipe(
+        job.folder,
+        "shared",
+        sizes=[GOLDEN_SIZE],
+        components=["text_encoder", "vae_decoder", "vae_encoder"],
+    )
+    finished = corepress(
+        *("run", job.folder / "fine-tune.safetensors", *options, "--json", "--recipe", recipe),
+        *("--state", job.folder / "state", "--out", job.folder / "fine-tunes"),
+    )
+    steps = cached(finished)
+    assert {step for step, done in steps.items() if not done} == {
+        *("fetch", "normalize", "publish-shared")
+    }
+
+
+def test_several_sizes_give_several_builds(run_job: Any) -> None:
+    job = run_job("sd15")
+    recipe = write_recipe(
+        job.folder, "sizes", sizes=[GOLDEN_SIZE, [64, 32]], components=["vae_decoder"]
+    )
+    steps = cached(job.again(recipe, "sizes"))
+    publishing = {"publish-sizes-32x32", "publish-sizes-64x32"}
+    done_now = {step for step, done in steps.items() if not done}
+    assert len(done_now - publishing) == 1  # the first size's decoder is the earlier run's
+    assert publishing < done_now
+    for size, shape in (("32x32", [1, 3, 32, 32]), ("64x32", [1, 3, 32, 64])):
+        bundle = job.folder / "sizes" / "model" / f"sizes-{size}"
+        (decoder,) = json.loads((bundle / "manifest.json").read_text())["components"].values()
+        assert decoder["outputs"] == [{"name": "image", "shape": shape, "dtype": "float32"}]
+
+
+@pytest.mark.parametrize(
+    ("component", "keys"),
+    [
+        ("text_encoder", {"sizes": "native"}),
+        ("vae", {"sizes": [GOLDEN_SIZE], "components": ["vae_decoder"]}),
+    ],
+)
+def test_a_lone_component(component: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    corepress("normalize", *tiny_arguments("sd15"), "--out", tmp_path / "whole")
+    recipe = write_recipe(tmp_path, "lone", **keys)
+    corepress(
+        *("run", tmp_path / "whole" / component, "--recipe", recipe),
+        *("--state", tmp_path / "state", "--out", tmp_path / "out"),
+    )
+    bundle = tmp_path / "out" / component / "lone"
+    report = corepress("verify", bundle, "--json").document
+    assert report["complete"] is False
+    assert len(report["models"]) == 1
