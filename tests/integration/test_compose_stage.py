@@ -174,6 +174,17 @@ def test_an_sdxl_vae_that_was_fixed_for_float16_is_known_by_its_folder(
         assert facts["components"]["vae"]["overflows_float16"] is overflows
 
 
+def test_of_a_pipeline_the_vae_alone_is_fetched(host: Host, tmp_path: Path) -> None:
+    normalize_tiny("sd15", tmp_path / "pipeline")
+    options = tiny_options("sd15", vae=str(tmp_path / "pipeline"))
+    _, task = host.tasks(checkpoint("sd15"), options)
+    assert task.inputs["vae"].files.keys() == {
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    assert NORMALIZE.run(task, host.workspace).artifacts["vae"]
+
+
 def test_the_fetched_index_covers_a_vae_which_is_then_copied(host: Host, tmp_path: Path) -> None:
     options = tiny_options("sd15", vae=str(vae_file(tmp_path / "vae.safetensors")))
     _, task = host.tasks(checkpoint("sd15"), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from corepress.domain.checkpoint import (
     Component,
@@ -28,6 +29,8 @@ from corepress.identify.original_config import read_original_config
 from corepress.identify.plan import plan, refuse_incomplete
 from corepress.identify.quoting import listing
 from corepress.identify.weight_files import read_weight_file
+
+File = TypeVar("File")
 
 _FOLDER = "vae/"
 _PREFIX = "first_stage_model."
@@ -56,8 +59,7 @@ def identify_vae(
         raise InvalidRequest(
             f"--vae: a checkpoint of family {checkpoint.family} has no VAE", hint="Leave it out."
         )
-    if any(path.startswith(_FOLDER) for path in files):
-        files = {path: file for path, file in files.items() if path.startswith(_FOLDER)}
+    files = vae_files(files)
     if is_diffusers(files):
         identification = _folder(files, options)
     else:
@@ -69,6 +71,12 @@ def identify_vae(
         components={"vae": vae},
         decisions=(*identification.decisions, *_odd_scaling(vae, family)),
     )
+
+
+def vae_files(files: Mapping[str, File]) -> Mapping[str, File]:
+    """Of a pipeline's files those of its VAE, of any other source all."""
+    inside = {path: file for path, file in files.items() if path.startswith(_FOLDER)}
+    return inside or files
 
 
 def _folder(files: Files, options: IdentifyOptions) -> Identification:

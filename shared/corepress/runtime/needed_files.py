@@ -10,6 +10,7 @@ from corepress.domain.checkpoint import ByteSource, Files, Identification, Layou
 from corepress.domain.composition import CHECKPOINT, VAE
 from corepress.identify.compose import Composition
 from corepress.identify.json_file import read_json_object
+from corepress.identify.vae import vae_files
 
 _DOCUMENTS = ("model_index.json", "config.json", "README.md")
 _INDEX = ".safetensors.index."
@@ -38,7 +39,7 @@ def needed_by_role(
     """The files of all sources that a composition is normalized from, by role and path."""
     needed = {CHECKPOINT: needed_files(sources[CHECKPOINT], composition.checkpoint)}
     if composition.vae is not None:
-        needed[VAE] = needed_files(sources[VAE], composition.vae)
+        needed[VAE] = needed_files(vae_files(sources[VAE]), composition.vae)
     for role, lora in composition.loras.items():
         needed[role] = list(lora.files)
     return {role: {path: sources[role][path] for path in paths} for role, paths in needed.items()}
