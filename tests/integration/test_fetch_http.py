@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from normalize_support import checkpoint, tiny_options
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import (
@@ -284,6 +286,28 @@ def test_pickles_are_refused_by_their_first_bytes(
     with pytest.raises(error):
         fetch(server.uri, workspace)
     assert server.sent_bytes < 10_000
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_are_read_by_ranges(
+    server: Server, workspace: StoreWorkspace, tmp_path: Path, legacy: bool
+) -> None:
+    path = tmp_path / "tiny.ckpt"
+    torch.save(load_file(checkpoint("sd15")), path, _use_new_zipfile_serialization=not legacy)
+    server.data = path.read_bytes()
+    server.disposition = 'attachment; filename="tiny.ckpt"'
+    options = tiny_options("sd15", allow_pickle=True)
+    over_http = fetch(server.uri, workspace, options)
+    assert len(server.asked) < 300  # for 395 storages, most of them small
+    assert over_http.artifacts == fetch(str(path), workspace, options).artifacts
+
+
+def test_pickles_on_a_server_without_ranges(server: Server, workspace: StoreWorkspace) -> None:
+    server.data = b"PK\x03\x04" + bytes(5_000_000)
+    server.disposition = 'attachment; filename="tiny.ckpt"'
+    server.ranges = False
+    with pytest.raises(InvalidRequest, match="no ranges"):
+        fetch(server.uri, workspace, tiny_options("sd15", allow_pickle=True))
 
 
 def test_what_nobody_can_convert_is_refused_before_it_is_downloaded(

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
+from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component
 from corepress.domain.errors import NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
+from corepress_normalize.arrangement import rearranged
 from corepress_normalize.layout import Target, header, targets
 from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, overflows
@@ -35,8 +34,8 @@ _NAMED_AT_MOST = 20
 class Sink(Protocol):
     """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a file of this digest is there already."""
+    def has(self, blob: Blob) -> bool:
+        """Whether this file is there already."""
         ...
 
     def create(self) -> AbstractContextManager[BlobWriter]:
@@ -87,15 +86,15 @@ class _Passage:
     @property
     def is_whole(self) -> bool:
         """Whether the tensor passes in one piece."""
-        return self.target.plan.transpose or bool(self.target.plan.added)
+        return self.target.is_rearranged or bool(self.target.plan.added)
 
     def convert(self, data: bytes) -> bytes | memoryview:
         """The next piece of the stored tensor as it is to be written."""
         plan, stored, written = self.target.plan, self.target.plan.source.dtype, self.target.dtype
         if not all_finite(data, stored):
             self._is_non_finite()
-        if plan.transpose:
-            data = _transposed(data, plan.source.shape)
+        if self.target.is_rearranged:
+            data = rearranged(data, plan)
         result: bytes | memoryview = data
         if plan.added:
             result, stored = self._merged(data), "F32"
@@ -204,10 +203,9 @@ class Engine:
         """The weights as the store has them, where that is known without reading any."""
         if not all(passage.known for passage in passages) or not self._acceptable(passages):
             return None
-        digest = tensors_digest(passage.digest for passage in passages)
-        if not self._sink.has(digest):
-            return None
-        return Blob(digest, len(head) + sum(passage.target.size_bytes for passage in passages))
+        size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
+        blob = Blob(tensors_digest(passage.digest for passage in passages), size_bytes)
+        return blob if self._sink.has(blob) else None
 
     def _stream(
         self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
@@ -236,12 +234,6 @@ class Engine:
                         write.wait()
                 done += size
                 self._sink.progress(name, done, total)
-
-
-def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
-    rows, columns = shape
-    item_bytes = len(data) // (rows * columns)
-    return np.frombuffer(data, f"V{item_bytes}").reshape(rows, columns).T.tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

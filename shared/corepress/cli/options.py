@@ -72,6 +72,11 @@ _OPTIONS = (
     ),
     click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity in weights."),
     click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Read .ckpt, .pt, .pth and .bin files: their weights alone, in a sandboxed process.",
+    ),
+    click.option(
         "--max-shard-size",
         default="none",
         metavar="none|SIZE",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import click
 
 from corepress.adapters.embedded.clone import clone_or_copy
+from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, db_text, fail, print_json, size_text
@@ -113,7 +114,8 @@ def run(
     ]
     with (
         ProgressDisplay() as display,
-        embedded_pipeline(state or settings.state, settings.cache_limit, display) as pipeline,
+        logged(display, settings.log) as telemetry,
+        embedded_pipeline(state or settings.state, settings.cache_limit, telemetry) as pipeline,
     ):
         submitted = []
         for request, its_sources in zip(requests, resolved, strict=True):

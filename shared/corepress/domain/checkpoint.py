@@ -46,7 +46,11 @@ class PredictionType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as stored: ``dtype`` is safetensors' name, ``offset`` absolute in the file."""
+    """A tensor as stored: ``dtype`` is safetensors' name, ``offset`` absolute in the file.
+
+    ``axes`` is the order in which its axes lie there, outermost first, where that isn't the order
+    of ``shape``: a pickle may hold transposed tensors, and others in ``channels_last``.
+    """
 
     file: str
     name: str
@@ -54,6 +58,7 @@ class Tensor:
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
+    axes: tuple[int, ...] = ()
 
 
 class AddendKind(StrEnum):
@@ -99,11 +104,15 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The weight files that a component is read from, after variants were resolved."""
+    """The weight files that a component is read from, after variants were resolved.
+
+    ``index`` is the file that names the shards, where there are such.
+    """
 
     files: tuple[str, ...]
     sharded: bool
     variant: str | None
+    index: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +197,7 @@ class IdentifyOptions:
     precision: str = "auto"
     prediction_type: str = "auto"
     ema: bool = False
+    allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     supplied: frozenset[str] = frozenset()

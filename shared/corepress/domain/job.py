@@ -33,6 +33,7 @@ class CheckpointOptions:
     ema: bool = False
     clip_skip: int | None = None
     allow_non_finite: bool = False
+    allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tokenizer: str | None = None
@@ -65,6 +66,7 @@ class CheckpointOptions:
             precision=self.precision,
             prediction_type=self.prediction_type,
             ema=self.ema,
+            allow_pickle=self.allow_pickle,
             original_config=self.original_config,
             configs=self.config,
         )

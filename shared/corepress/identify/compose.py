@@ -74,18 +74,21 @@ def compose(
         else:
             composition.whole = _with_vae(checkpoint, composition.vae)
     if scales:
-        _add_loras(composition, sources, scales)
+        _add_loras(composition, sources, scales, options)
     return composition
 
 
 def _add_loras(
-    composition: Composition, sources: Mapping[str, Files], scales: Sequence[float]
+    composition: Composition,
+    sources: Mapping[str, Files],
+    scales: Sequence[float],
+    options: IdentifyOptions,
 ) -> None:
     base = Base.of(composition.checkpoint)
     for index, scale in enumerate(scales):
         role = lora_role(index)
         try:
-            lora = identify_lora(sources[role], base)
+            lora = identify_lora(sources[role], base, allow_pickle=options.allow_pickle)
         except PermanentError as error:
             composition.misfits[role] = error
         else:

@@ -9,8 +9,6 @@ from corepress.identify.quoting import listing
 from corepress.identify.single_file import identify_single_file
 from corepress.identify.weight_files import PICKLE_ENDINGS
 
-_CHECKPOINT_ENDINGS = (".safetensors", *PICKLE_ENDINGS)
-
 
 def identify(files: Files, options: IdentifyOptions) -> Identification:
     """What a checkpoint is and how its components are made of its tensors.
@@ -24,7 +22,7 @@ def identify(files: Files, options: IdentifyOptions) -> Identification:
         MissingShard, CorruptIndex, UnsafePath: an index is not kept or not to be trusted.
         MissingVariant: the variant asked for does not exist.
         MissingConfig: the weights can't tell a size, and no configuration does.
-        UnsafePickle: the weights are a pickle.
+        UnsafePickle: the weights are a pickle that isn't allowed, or that wants more than weights.
         InvalidRequest: the options name no family.
     """
     if is_diffusers(files):

@@ -34,8 +34,8 @@ from corepress.identify.original_config import OriginalConfig, read_original_con
 from corepress.identify.plan import Planned, plan, refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
+from corepress.identify.tensor_file import read_weight_file
 from corepress.identify.textual_inversion import refuse_textual_inversion
-from corepress.identify.weight_files import read_weight_file
 
 _NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
 _UNET_BLOCK = re.compile(r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\.")
@@ -84,7 +84,7 @@ class _Reading:
 
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
-    tensors = read_weight_file(files, path)
+    tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
     refuse_textual_inversion(path, tensors)
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(

@@ -28,7 +28,7 @@ from corepress.identify.identify import only_checkpoint
 from corepress.identify.original_config import read_original_config
 from corepress.identify.plan import plan, refuse_incomplete
 from corepress.identify.quoting import listing
-from corepress.identify.weight_files import read_weight_file
+from corepress.identify.tensor_file import read_weight_file
 
 File = TypeVar("File")
 
@@ -92,7 +92,9 @@ def _single_file(
     files: Files, checkpoint: Identification, family: Family, options: IdentifyOptions
 ) -> Identification:
     path = only_checkpoint(files)
-    part, is_original = _part(path, read_weight_file(files, path))
+    part, is_original = _part(
+        path, read_weight_file(files, path, allow_pickle=options.allow_pickle)
+    )
     config = vae_config(
         family,
         part,

@@ -26,8 +26,9 @@ from corepress.identify.lora.shapes import flat, matrix_of, rank_of
 from corepress.identify.plan import WEIGHT_DTYPES, check_dtype
 from corepress.identify.quoting import listing, quote
 from corepress.identify.safetensors_header import read_metadata
+from corepress.identify.tensor_file import read_weight_file
 from corepress.identify.textual_inversion import refuse_textual_inversion
-from corepress.identify.weight_files import PICKLE_ENDINGS, read_weight_file
+from corepress.identify.weight_files import PICKLE_ENDINGS
 
 _USUAL_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _BASES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
@@ -70,7 +71,7 @@ class _Group:
         return {name: tensor.shape for name, tensor in self.factors.items()}
 
 
-def identify_lora(files: Files, base: Base) -> LoraIdentification:
+def identify_lora(files: Files, base: Base, *, allow_pickle: bool) -> LoraIdentification:
     """Identify a LoRA, given as a file or as a folder with one.
 
     Raises:
@@ -81,7 +82,7 @@ def identify_lora(files: Files, base: Base) -> LoraIdentification:
         CorruptCheckpoint, UnsafePickle: see `read_weight_file`.
     """
     path = _lora_file(files)
-    tensors = read_weight_file(files, path)
+    tensors = read_weight_file(files, path, allow_pickle=allow_pickle)
     refuse_textual_inversion(path, tensors)
     refuse_unmergeable(path, tensors)
     settings = read_peft_settings(files, path, read_metadata(files[path], path))
