@@ -20,7 +20,7 @@ $(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/pip install --quiet -c requirements.lock $(TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps $(TORCH_ARGS) torch==2.13.0
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

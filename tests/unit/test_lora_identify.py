@@ -74,12 +74,8 @@ def kohya(prefix: str, weights: Mapping[str, tuple[int, ...]]) -> Header:
     return lora(named) | {f"{name}.alpha": ("F32", []) for name in named}
 
 
-def identified(files: Files, name: str = "sd15") -> LoraIdentification:
-    return identify_lora(files, base(name), allow_pickle=False)
-
-
 def found(header: Header, name: str) -> LoraIdentification:
-    return identified({"style.safetensors": header_only(header)}, name)
+    return identify_lora({"style.safetensors": header_only(header)}, base(name), allow_pickle=False)
 
 
 def targets(identification: LoraIdentification) -> set[tuple[str, str]]:
@@ -130,15 +126,15 @@ def test_a_kohya_lora_of_sdxl_is_named_after_the_original_unet() -> None:
     assert (
         "lora_unet_output_blocks_2_1_transformer_blocks_9_attn2_to_out_0.lora_up.weight" in header
     )
-    placed = found(header, "sdxl-base")
-    assert targets(placed) == (
+    identified = found(header, "sdxl-base")
+    assert targets(identified) == (
         weights_of("unet", unet)
         | weights_of("text_encoder", first)
         | weights_of("text_encoder_2", second)
     )
     # without alpha there is no scaling
-    assert {addend.scale for addend in placed.addends["unet"].values()} == {1.0}
-    assert placed.unmatched == ()
+    assert {addend.scale for addend in identified.addends["unet"].values()} == {1.0}
+    assert identified.unmatched == ()
 
 
 @pytest.mark.parametrize(
@@ -234,12 +230,12 @@ def test_a_module_given_twice_counts_once_under_its_name_in_diffusers() -> None:
     module = "mid_block.attentions.0.proj_in"
     original = original_names("sdxl-base")[module]
     shape = modules("sdxl-base", "unet")[module]
-    placed = found(lora({original: shape}) | kohya("lora_unet_", {module: shape}), "sdxl-base")
-    (addend,) = placed.addends["unet"].values()
+    identified = found(lora({original: shape}) | kohya("lora_unet_", {module: shape}), "sdxl-base")
+    (addend,) = identified.addends["unet"].values()
     assert (
         addend.factors["down"].name == "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
     )
-    assert {name.partition(".")[0] for name in placed.unmatched} == {original}
+    assert {name.partition(".")[0] for name in identified.unmatched} == {original}
 
 
 LINEAR, CONV = (f"{ATTENTION}.to_q", (640, 640)), ("conv_out", (4, 320, 3, 3))
@@ -377,8 +373,8 @@ def test_what_has_no_place_is_listed() -> None:
         "lora_unet_up_blocks_9_resnets_0_conv1.lora_up.weight": ("F16", [9, 4]),
         "bundle_emb.token.string_to_param": ("F16", [1, 768]),
     }
-    placed = found(kohya("lora_unet_", {module: shape}) | strange, "sd15")
-    assert set(placed.unmatched) == set(strange)
+    identified = found(kohya("lora_unet_", {module: shape}) | strange, "sd15")
+    assert set(identified.unmatched) == set(strange)
 
 
 @pytest.mark.parametrize(
@@ -446,9 +442,9 @@ def stated(settings: Any, *, config: bool = False, prefix: str = "unet.") -> Add
     else:
         metadata = {"format": "pt", "lora_adapter_metadata": text}
         files = {"style.safetensors": with_metadata(header, metadata)}
-    placed = identified(files)
-    assert set(placed.files) == set(files)
-    (addend,) = placed.addends["unet"].values()
+    identified = identify_lora(files, base("sd15"), allow_pickle=False)
+    assert set(identified.files) == set(files)
+    (addend,) = identified.addends["unet"].values()
     return addend
 
 
@@ -507,16 +503,20 @@ def test_an_alpha_is_a_single_number() -> None:
 # Which file it is
 
 
+def lora_in(files: Files) -> LoraIdentification:
+    return identify_lora(files, base("sd15"), allow_pickle=False)
+
+
 def test_the_lora_in_a_folder() -> None:
     module, shape = LINEAR
     file = header_only(kohya("lora_unet_", {module: shape}))
     named = {"README.md": MemoryFile(b"#"), "a.safetensors": file}
-    assert identified(named).files == ("a.safetensors",)
+    assert lora_in(named).files == ("a.safetensors",)
     usual = {**named, "pytorch_lora_weights.safetensors": file}
-    assert identified(usual).files == ("pytorch_lora_weights.safetensors",)
+    assert lora_in(usual).files == ("pytorch_lora_weights.safetensors",)
     with pytest.raises(UnsupportedCheckpoint, match="which of these"):
-        identified({**named, "b.safetensors": file})
+        lora_in({**named, "b.safetensors": file})
     with pytest.raises(SourceNotFound, match=r"README\.md"):
-        identified({"README.md": MemoryFile(b"#"), "x/a.safetensors": file})
+        lora_in({"README.md": MemoryFile(b"#"), "x/a.safetensors": file})
     with pytest.raises(UnsafePickle):
-        identified({"lora.pt": MemoryFile(b"\x80\x02}q\x00.")})
+        lora_in({"lora.pt": MemoryFile(b"\x80\x02}q\x00.")})

@@ -82,6 +82,19 @@ class HttpFile:
         while position < self.size_bytes:
             position = retrying(partial(self._download, position, consume))
 
+    def hold_to_digest(self, sha256: str) -> None:
+        """Hold what was downloaded to the digest that the address states, if it states one.
+
+        Raises:
+            CorruptCheckpoint: it is another.
+        """
+        if self.sha256 not in (None, sha256):
+            raise CorruptCheckpoint(
+                f"{self.name} has the digest sha256:{sha256}, not sha256:{self.sha256}",
+                hint="the file on the server is not the one that was asked for",
+                path=self.name,
+            )
+
     def _look(self) -> None:
         with self._get(0, 1) as response:
             size_bytes = _total_bytes(response)

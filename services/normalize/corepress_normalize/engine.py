@@ -13,16 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Protocol
 
+import numpy as np
+
 from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
-from corepress.domain.checkpoint import Component
+from corepress.domain.checkpoint import Component, TensorPlan
 from corepress.domain.errors import NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
-from corepress_normalize.arrangement import rearranged
+from corepress_normalize.axes import shaped
 from corepress_normalize.layout import Target, header, targets
 from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, overflows
@@ -94,7 +97,7 @@ class _Passage:
         if not all_finite(data, stored):
             self._is_non_finite()
         if self.target.is_rearranged:
-            data = rearranged(data, plan)
+            data = _rearranged(data, plan)
         result: bytes | memoryview = data
         if plan.added:
             result, stored = self._merged(data), "F32"
@@ -234,6 +237,15 @@ class Engine:
                         write.wait()
                 done += size
                 self._sink.progress(name, done, total)
+
+
+def _rearranged(data: bytes | memoryview, plan: TensorPlan) -> bytes:
+    """A whole stored tensor, cast or not, with its elements in the order of the planned one."""
+    stored = np.frombuffer(data, f"V{len(data) // prod(plan.source.shape)}")
+    values = shaped(stored, plan.source)
+    if plan.rows is not None and plan.source.axes:
+        values = values[slice(*plan.rows)]
+    return (values.T if plan.transpose else values).tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

@@ -31,7 +31,11 @@ from corepress_normalize.normalize import normalize
 
 
 def normalize_folder(
-    source: Path, out: Path, options: CheckpointOptions, progress: Progress
+    source: Path,
+    out: Path,
+    options: CheckpointOptions,
+    progress: Progress,
+    uri: str | None = None,
 ) -> dict[str, Any]:
     """Normalize a checkpoint on disk into a diffusers folder at ``out``.
 
@@ -41,6 +45,7 @@ def normalize_folder(
             half-written ever stands there.
         options: how the checkpoint is read and written, and what is put into it.
         progress: is told how far it has come.
+        uri: where the source came from, if not from disk.
 
     Returns:
         the manifest, which is also written as ``corepress.json``.
@@ -85,7 +90,7 @@ def normalize_folder(
             **normalized.facts,
             "composition": composition_document(artifacts, options.lora_scales),
         }
-        origin = source_document(source.absolute().as_uri(), artifacts[CHECKPOINT])
+        origin = source_document(uri or source.absolute().as_uri(), artifacts[CHECKPOINT])
         document = manifest(facts, origin, normalized.files, sink.sha256s)
         for path, blob in normalized.files.items():
             sink.place(blob.digest, new / path)

@@ -40,8 +40,7 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        plan = self.plan
-        return not (self.is_cast or plan.rows or plan.added or self.is_rearranged)
+        return not (self.is_cast or self.plan.rows or self.is_rearranged or self.plan.added)
 
     @property
     def is_rearranged(self) -> bool:

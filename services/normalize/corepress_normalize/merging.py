@@ -10,7 +10,7 @@ import numpy as np
 from corepress.domain.checkpoint import Addend, Tensor, TensorPlan
 from corepress.domain.stage import Handle
 from corepress.runtime.finite import all_finite, is_float
-from corepress_normalize.arrangement import in_order
+from corepress_normalize.axes import shaped
 from corepress_normalize.deltas import Array, delta
 from corepress_normalize.precision import cast
 
@@ -53,7 +53,7 @@ class Merger:
         data = self.files[tensor.file].read(tensor.offset, tensor.size_bytes)
         if not all_finite(data, tensor.dtype):
             self.non_finite.add(f"{tensor.name} in {tensor.file.lstrip('/')}")
-        return in_order(_float32(data, tensor.dtype), tensor)
+        return shaped(_float32(data, tensor.dtype), tensor)
 
 
 def _float32(data: bytes, dtype: str) -> Array:

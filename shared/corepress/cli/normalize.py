@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import click
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
-from corepress.runtime.files import on_disk
+from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
+from corepress.runtime.files import local_path
+from corepress_fetch.local_copy import local_copies
 from corepress_normalize.folder import normalize_folder
 
 
@@ -29,8 +32,21 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
       corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
     """
     checkpoint = read_options(options)
-    with ProgressDisplay() as display:
-        manifest = normalize_folder(on_disk(source), out, checkpoint, display.activity)
+    sources = {CHECKPOINT: source, **checkpoint.further_sources}
+    with (
+        ProgressDisplay() as display,
+        local_copies(sources, checkpoint, out, display.activity) as paths,
+    ):
+        local = replace(
+            checkpoint,
+            vae=str(paths[VAE]) if VAE in paths else None,
+            lora=tuple(
+                Lora(str(paths[lora_role(index)]), lora.scale)
+                for index, lora in enumerate(checkpoint.lora)
+            ),
+        )
+        uri = None if local_path(source) else source
+        manifest = normalize_folder(paths[CHECKPOINT], out, local, display.activity, uri)
     if as_json:
         print_json(manifest)
         return

@@ -92,9 +92,8 @@ def _single_file(
     files: Files, checkpoint: Identification, family: Family, options: IdentifyOptions
 ) -> Identification:
     path = only_checkpoint(files)
-    part, is_original = _part(
-        path, read_weight_file(files, path, allow_pickle=options.allow_pickle)
-    )
+    tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
+    part, is_original = _part(path, tensors)
     config = vae_config(
         family,
         part,
