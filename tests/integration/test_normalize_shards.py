@@ -1,4 +1,4 @@
-"""Shards, for those who ask for them: diffusers and transformers open them as they open their own."""
+"""Shards, for those who ask: diffusers and transformers open them as they open their own."""
 
 from __future__ import annotations
 

@@ -172,8 +172,9 @@ def assert_described(value: Any, schema: dict[str, Any]) -> None:
     properties = schema.get("properties", {})
     if properties:
         assert set(schema["required"]) <= value.keys() <= properties.keys()
-    for name in value.keys() & properties.keys():
-        assert_described(value[name], properties[name])
+    for name, inner in properties.items():
+        if name in value:
+            assert_described(value[name], inner)
     if isinstance(schema.get("additionalProperties"), dict):
         for inner in value.values():
             assert_described(inner, schema["additionalProperties"])
