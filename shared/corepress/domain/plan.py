@@ -87,7 +87,8 @@ def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]])
         parameters["lora_scales"] = list(request.options.lora_scales)
     names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {**sources, "options": options}),
+        # what is fetched does not depend on how it is written
+        Node("fetch", "fetch", {**sources, "options": options | {"max_shard_size": None}}),
         Node(
             "normalize",
             "normalize",
