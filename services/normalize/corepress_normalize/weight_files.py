@@ -27,8 +27,11 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
     """
     stem = _STEMS[kind]
     whole = f"{stem}.safetensors"
+    part_of = Part(whole, tensors_digest(weights.tensors))
     if len(weights.shards) == 1:
-        return {whole: weights.shards[0].blob}
+        (shard,) = weights.shards
+        is_canonical = shard.blob.digest == part_of.digest
+        return {whole: shard.blob if is_canonical else replace(shard.blob, part_of=part_of)}
     count = len(weights.shards)
     names = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
     shards = dict(zip(names, weights.shards, strict=True))
@@ -40,7 +43,6 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
     }
     files = {name: shard.blob for name, shard in shards.items()}
     files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
-    part_of = Part(whole, tensors_digest(weights.tensors))
     return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
 
 
