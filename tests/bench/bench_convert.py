@@ -3,8 +3,8 @@
     python tests/bench/bench_convert.py [FOLDER] [--family sd15] [--rounds 1]
 
 Needs 12 GB in FOLDER (default: the folder for temporary files), 40 GB for sdxl-base; what is
-written there is deleted. Memory is the largest resident set of each process. The check is
-measured apart.
+written there is deleted. Memory is the largest resident set of each process. The check is measured
+apart.
 """
 
 from __future__ import annotations
