@@ -84,8 +84,8 @@ def test_the_server_joins_shards(
     payloads: list[int] = []
 
     def watched(client: BaseClient, operation: str, parameters: dict[str, Any]) -> Any:
-        answer = call(client, operation, parameters)
         payloads.append(len(parameters.get("Body", b"")))
+        answer = call(client, operation, parameters)
         payloads.append(answer["ContentLength"] if operation == "GetObject" else 0)
         return answer
 
