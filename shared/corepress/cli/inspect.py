@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, print_json, size_text
+from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.domain.composition import CHECKPOINT
 from corepress.identify import inspect_composition
 from corepress_fetch.source import open_source
@@ -59,6 +59,8 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
         f"  needs        {size_text(needs['disk_bytes'])} of disk, "
         f"{size_text(needs['memory_bytes'])} of memory"
     )
+    for decision in report["decisions"]:
+        click.echo(f"  decided      {decision_words(decision)}")
     for problem in report["problems"]:
         click.echo(f"  problem      [{problem['code']}] {problem['message']}")
 
