@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint types imports format bench check clean
+.PHONY: help setup demo run test servers lint types imports format bench matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ $(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/pip install --quiet -c requirements.lock $(TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps $(TORCH_ARGS) torch==2.13.0
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -30,8 +30,11 @@ demo: $(SETUP) ## make a small checkpoint, convert it, show the bundle and its f
 run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safetensors
 	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
 
-test: $(SETUP) lint types imports ## all checks and tests
+test: $(SETUP) lint types imports servers ## all checks and tests
 	$(BIN)/pytest
+
+servers: ## install the servers that tests run against: apt on Debian
+	tests/servers/install.sh
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .
@@ -49,7 +52,11 @@ format: $(SETUP) ## let ruff format
 
 bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
 	$(BIN)/python tests/bench/bench_normalize.py
+	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
+
+matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
+	$(BIN)/python tests/matrix/matrix.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist

@@ -183,6 +183,13 @@ def test_a_source_on_a_web_server(server: str, recipe: Path, tmp_path: Path) -> 
     assert job["name"] == "tiny"
     manifest = json.loads((tmp_path / "out/tiny/small/manifest.json").read_text())
     assert manifest["source"]["uri"] == server
+    corepress("normalize", server, *options, "--out", tmp_path / "folder")
+    local = corepress("normalize", *tiny_arguments("sd15"), "--out", tmp_path / "local", "--json")
+    normalized = json.loads((tmp_path / "folder/corepress.json").read_text())
+    assert normalized["files"] == local.document["files"]
+    assert normalized["source"]["uri"] == server
+    assert normalized["source"]["sha256"] == local.document["source"]["sha256"]
+    assert {path.name for path in tmp_path.glob(".*")} == set()
     missing = corepress("inspect", server + ".gone", "--json", status=3)
     assert missing.document["error"]["code"] == "source-not-found"
 

@@ -96,7 +96,7 @@ def test_with_a_compiler_models_are_published_compiled() -> None:
 
 def test_the_opening() -> None:
     request = JobRequest("model.safetensors", (A,), "model", CheckpointOptions(precision="fp16"))
-    fetch, normalize = opening_nodes(request, SOURCE)
+    fetch, normalize = opening_nodes(request, {"source": SOURCE})
     assert not fetch.needs
     assert normalize.needs == {"fetch"}
     task = normalize.task({"fetch": outputs_of("source", "index")})

@@ -11,7 +11,7 @@ from rich.console import Console
 from corepress.cli.progress import ProgressDisplay
 from corepress.ports.telemetry import NodeRef
 
-CONVERT = NodeRef("job", "convert-unet-512x512-0123abcd", "convert", attempt=1)
+CONVERT = NodeRef("job", "convert-unet-512x512-0123abcd", "convert", 1)
 
 
 def terminal() -> Console:

@@ -8,7 +8,7 @@ from functools import partial
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.checkpoint import Tensor
-from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable
+from corepress.domain.errors import SourceUnavailable
 from corepress.domain.source_index import IndexedFile
 from corepress.domain.stage import Workspace
 from corepress.runtime.files import LocalFile
@@ -64,12 +64,7 @@ def download(
 
             file.download(consume)
         blob = writer.commit()
-    if file.sha256 is not None and blob.digest != f"sha256:{file.sha256}":
-        raise CorruptCheckpoint(
-            f"{file.name} has the digest {blob.digest}, not sha256:{file.sha256}",
-            hint="the file on the server is not the one that was asked for",
-            path=file.name,
-        )
+    file.hold_to_digest(blob.digest.removeprefix("sha256:"))
     return blob, _indexed(blob, passage)
 
 

@@ -63,6 +63,7 @@ class HttpFile:
 
         Raises:
             CorruptCheckpoint: the range leaves the file.
+            InvalidRequest: the server sends whole files only, and the range is far from the start.
             SourceUnavailable: the server does not answer, or has another version by now.
         """
         end = offset + size_bytes
@@ -81,6 +82,19 @@ class HttpFile:
         while position < self.size_bytes:
             position = retrying(partial(self._download, position, consume))
 
+    def hold_to_digest(self, sha256: str) -> None:
+        """Hold what was downloaded to the digest that the address states, if it states one.
+
+        Raises:
+            CorruptCheckpoint: it is another.
+        """
+        if self.sha256 not in (None, sha256):
+            raise CorruptCheckpoint(
+                f"{self.name} has the digest sha256:{sha256}, not sha256:{self.sha256}",
+                hint="the file on the server is not the one that was asked for",
+                path=self.name,
+            )
+
     def _look(self) -> None:
         with self._get(0, 1) as response:
             size_bytes = _total_bytes(response)
@@ -95,6 +109,12 @@ class HttpFile:
     def _read(self, offset: int, end: int) -> bytes:
         data = bytearray()
         with self._get(offset, end) as response:
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT and offset > _PIECE_BYTES:
+                raise InvalidRequest(
+                    f"{self.name}: the server sends no ranges, and this file isn't read in order",
+                    hint="download it and give the file on disk",
+                    path=self.name,
+                )
             for piece in _body(response, offset):
                 data += piece
                 if len(data) >= end - offset:

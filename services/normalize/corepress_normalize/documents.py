@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import version
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob, Digest
 from corepress.domain.checkpoint import Component
+from corepress.domain.composition import VAE, lora_role
 
 MODEL_INDEX = "model_index.json"
 MANIFEST = "corepress.json"
 MANIFEST_SCHEMA = "corepress.normalized/1"
+_FACTS = (
+    *("family", "prediction_type", "clip_skip", "composition"),
+    *("components", "decisions"),
+)
 _TOOLCHAIN = ("corepress", "numpy", "ml-dtypes")
 
 # As published: runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-base-1.0 and
-# -refiner-1.0.
+# -refiner-1.0, diffusers/sdxl-instructpix2pix-768, stabilityai/stable-diffusion-3-medium-diffusers.
 _SD_SLOTS = ("feature_extractor", "safety_checker", "text_encoder", "tokenizer", "unet", "vae")
-_SDXL_SLOTS = (
-    *("feature_extractor", "image_encoder", "text_encoder", "text_encoder_2"),
-    *("tokenizer", "tokenizer_2", "unet", "vae"),
+_SDXL_EDIT_SLOTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+_SDXL_SLOTS = (*_SDXL_EDIT_SLOTS, "feature_extractor", "image_encoder")
+_SD3_SLOTS = (
+    *("text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "vae"),
 )
-_SETTINGS: Mapping[str, Mapping[str, bool]] = {
-    "StableDiffusionXLPipeline": {"force_zeros_for_empty_prompt": True},
-    "StableDiffusionXLInpaintPipeline": {"force_zeros_for_empty_prompt": True},
-    "StableDiffusionXLImg2ImgPipeline": {
-        "force_zeros_for_empty_prompt": False,
-        "requires_aesthetics_score": True,
-    },
+_SD = (_SD_SLOTS, {"requires_safety_checker": False})
+_FORCE_ZEROS = {"force_zeros_for_empty_prompt": True}
+_PIPELINES: Mapping[str, tuple[tuple[str, ...], Mapping[str, bool]]] = {
+    "StableDiffusion3Pipeline": (_SD3_SLOTS, {}),
+    "StableDiffusionXLPipeline": (_SDXL_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLInpaintPipeline": (_SDXL_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLInstructPix2PixPipeline": (_SDXL_EDIT_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLImg2ImgPipeline": (
+        _SDXL_SLOTS,
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+    ),
 }
-_SD_SETTINGS = {"requires_safety_checker": False}
+"""Components and settings of a pipeline; those of SD 1 and 2 are alike."""
+
 _TOKENIZER = ["transformers", "CLIPTokenizer"]
 _ABSENT = [None, None]
 _RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # gone in transformers 5
@@ -43,13 +55,13 @@ def json_file(document: Mapping[str, Any]) -> bytes:
 
 def default_model_index(pipeline: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """The ``model_index.json`` of a pipeline as published, all components absent."""
-    is_sdxl = pipeline.startswith("StableDiffusionXL")
+    slots, settings = _PIPELINES.get(pipeline, _SD)
     return {
         "_class_name": pipeline,
         "_diffusers_version": scheduler["_diffusers_version"],
         "scheduler": ["diffusers", scheduler["_class_name"]],
-        **dict.fromkeys(_SDXL_SLOTS if is_sdxl else _SD_SLOTS, _ABSENT),
-        **_SETTINGS.get(pipeline, _SD_SETTINGS),
+        **dict.fromkeys(slots, _ABSENT),
+        **settings,
     }
 
 
@@ -86,16 +98,41 @@ def _library_and_class(component: Component) -> list[str]:
 
 def source_document(uri: str, files: Artifact) -> dict[str, Any]:
     """Where a checkpoint came from; its ``sha256`` is the single file's, or made of all files'."""
-    sha256s = {path: blob.digest.removeprefix("sha256:") for path, blob in files.files.items()}
-    single = next(iter(sha256s.values())) if len(sha256s) == 1 else None
     return {
         "uri": uri,
-        "sha256": single or files.identity.removeprefix("sha256:"),
+        "sha256": _sha256(files),
         "files": {
-            path: {"sha256": sha256s[path], "bytes": blob.size_bytes}
+            path: {"sha256": blob.digest.removeprefix("sha256:"), "bytes": blob.size_bytes}
             for path, blob in files.files.items()
         },
     }
+
+
+def _sha256(files: Artifact) -> str:
+    """A single file's, or one that stands for all files and their names."""
+    blobs = list(files.files.values())
+    digest = blobs[0].digest if len(blobs) == 1 else files.identity
+    return digest.removeprefix("sha256:")
+
+
+def composition_document(
+    further: Mapping[str, Artifact], lora_scales: Sequence[float]
+) -> dict[str, Any]:
+    """What a checkpoint was composed with, by content: empty where with nothing.
+
+    Args:
+        further: the files of further sources, by role.
+        lora_scales: of the LoRAs, in their order.
+    """
+    document: dict[str, Any] = {}
+    if VAE in further:
+        document["vae"] = {"sha256": _sha256(further[VAE])}
+    if lora_scales:
+        document["loras"] = [
+            {"sha256": _sha256(further[lora_role(index)]), "scale": scale}
+            for index, scale in enumerate(lora_scales)
+        ]
+    return document
 
 
 def manifest(
@@ -115,7 +152,7 @@ def manifest(
     return {
         "schema": MANIFEST_SCHEMA,
         "source": dict(source),
-        **{name: facts[name] for name in ("family", "prediction_type", "components", "decisions")},
+        **{name: facts[name] for name in _FACTS},
         "files": {path: _file(blob, sha256s) for path, blob in files.items()},
         "toolchain": {name: version(name) for name in _TOOLCHAIN},
     }

@@ -40,13 +40,19 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        return not self.is_cast and self.plan.rows is None and not self.plan.transpose
+        return not (self.is_cast or self.plan.rows or self.is_rearranged or self.plan.added)
+
+    @property
+    def is_rearranged(self) -> bool:
+        """Whether the elements change their places or values: such a tensor is read whole."""
+        plan = self.plan
+        return plan.transpose or plan.swap_halves or plan.identity or bool(plan.source.axes)
 
     @property
     def source_range(self) -> tuple[int, int]:
         """Offset and size of what is read, in bytes of the source file."""
         source = self.plan.source
-        if self.plan.rows is None:
+        if self.plan.rows is None or source.axes:
             return source.offset, source.size_bytes
         start, stop = self.plan.rows
         row_bytes = source.size_bytes // source.shape[0]
@@ -55,9 +61,10 @@ class Target:
     @property
     def size_bytes(self) -> int:
         """The size of the written data."""
-        if self.is_cast:
+        if self.is_cast or self.plan.identity:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
-        return self.source_range[1]
+        source = self.plan.source
+        return source.size_bytes * prod(self.plan.shape) // max(1, prod(source.shape))
 
 
 def targets(
@@ -68,7 +75,33 @@ def targets(
         Target(plan, "F32" if plan.name in kept else target_dtype(plan.source.dtype, precision))
         for plan in plans
     ]
-    return sorted(chosen, key=lambda target: (_WIDEST_FIRST.index(target.dtype), target.plan.name))
+    return sorted(chosen, key=canonical_place)
+
+
+def canonical_place(target: Target) -> tuple[int, str]:
+    """What a file's tensors are sorted by."""
+    return _WIDEST_FIRST.index(target.dtype), target.plan.name
+
+
+def stored_place(target: Target) -> tuple[str, int]:
+    """Where a tensor's data is: in this order, what lies together in a source stays together."""
+    return target.plan.source.file, target.source_range[0]
+
+
+def shards(ordered: Sequence[Target], max_bytes: int | None) -> list[list[Target]]:
+    """The tensors of each file where none may have more data than ``max_bytes``.
+
+    The order stays. A tensor larger than that gets a file of its own.
+    """
+    files: list[list[Target]] = [[]]
+    filled_bytes = 0
+    for target in ordered:
+        if files[-1] and max_bytes is not None and filled_bytes + target.size_bytes > max_bytes:
+            files.append([])
+            filled_bytes = 0
+        files[-1].append(target)
+        filled_bytes += target.size_bytes
+    return files
 
 
 def header(ordered: Sequence[Target]) -> bytes:

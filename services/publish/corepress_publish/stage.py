@@ -20,10 +20,11 @@ _MODEL_INPUT = "model/"
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Assemble a bundle.
 
-    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, and under ``facts`` those of
-    normalize and of each model's convert stage; ``min_psnr_db``, the least conversion figure that
-    each model may have. Inputs: ``model/<component>``, one package or compiled model each;
-    ``tokenizer``, ``tokenizer_2``. Outputs: ``bundle``; facts: the manifest.
+    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
+    role), and under ``facts`` those of normalize and of each model's convert stage;
+    ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
+    ``model/<component>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``.
+    Outputs: ``bundle``; facts: the manifest.
 
     Raises:
         VerificationFailed: a model has a lower figure.

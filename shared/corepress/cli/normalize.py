@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, print_json, size_text
+from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.errors import InvalidRequest
-from corepress_fetch.source import local_path
+from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
+from corepress.runtime.files import local_path
+from corepress_fetch.local_copy import local_copies
 from corepress_normalize.folder import normalize_folder
 
 
@@ -27,14 +29,24 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     Examples:
       corepress normalize model.safetensors --out model
       corepress normalize sharded-folder/ --precision fp16 --out model
+      corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
     """
-    path = local_path(source)
-    if path is None:
-        raise InvalidRequest(
-            f"{source}: normalize reads local checkpoints", hint="download it first, or use `run`"
+    checkpoint = read_options(options)
+    sources = {CHECKPOINT: source, **checkpoint.further_sources}
+    with (
+        ProgressDisplay() as display,
+        local_copies(sources, checkpoint, out, display.activity) as paths,
+    ):
+        local = replace(
+            checkpoint,
+            vae=str(paths[VAE]) if VAE in paths else None,
+            lora=tuple(
+                Lora(str(paths[lora_role(index)]), lora.scale)
+                for index, lora in enumerate(checkpoint.lora)
+            ),
         )
-    with ProgressDisplay() as display:
-        manifest = normalize_folder(path, out, read_options(options), display.activity)
+        uri = None if local_path(source) else source
+        manifest = normalize_folder(paths[CHECKPOINT], out, local, display.activity, uri)
     if as_json:
         print_json(manifest)
         return
@@ -42,4 +54,4 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     for name, entry in manifest["files"].items():
         click.echo(f"  {size_text(entry['bytes']):>9}  {name}")
     for decision in manifest["decisions"]:
-        click.echo(f"  {decision['subject']}: {decision['choice']} ({decision['reason']})")
+        click.echo(f"  decided    {decision_words(decision)}")

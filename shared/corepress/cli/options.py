@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import click
 import yaml
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
+from corepress.domain.composition import Lora
 from corepress.domain.errors import MissingConfig
 from corepress.domain.job import CheckpointOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _shard_size(_: click.Context, __: click.Parameter, given: str) -> int | None:
+    if given == "none":
+        return None
+    try:
+        return int(TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(given))
+    except ValidationError:
+        raise click.BadParameter(f"{given!r} is neither none nor a size such as 5GB") from None
+
 
 _OPTIONS = (
     click.option(
@@ -58,12 +70,35 @@ _OPTIONS = (
         type=click.Path(exists=True, file_okay=False),
         help="A folder with vocab.json and merges.txt.",
     ),
+    click.option(
+        "--vae",
+        metavar="SOURCE",
+        help="A VAE that takes the place of the checkpoint's own, or of a missing one.",
+    ),
+    click.option(
+        "--lora",
+        multiple=True,
+        metavar="SOURCE[:SCALE]",
+        help="A LoRA to merge into the weights, by default at 1; repeatable.",
+    ),
     click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity in weights."),
+    click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Read .ckpt, .pt, .pth and .bin files: their weights alone, in a sandboxed process.",
+    ),
+    click.option(
+        "--overflow",
+        type=click.Choice(["keep", "refuse"]),
+        default="keep",
+        help="Tensors with values beyond float16's range: keep them in float32, or refuse.",
+    ),
     click.option(
         "--max-shard-size",
         default="none",
+        callback=_shard_size,
         metavar="none|SIZE",
-        help="Never sharded by default; sizes are not supported yet.",
+        help="Shard weights into files of at most this size (5GB, 10GiB, bytes); by default never.",
     ),
 )
 
@@ -83,11 +118,20 @@ def read_options(values: dict[str, Any]) -> CheckpointOptions:
     """
     configs = values.pop("configs")
     original = values.pop("original_config")
+    loras = values.pop("lora")
     return CheckpointOptions(
         **values,
+        lora=tuple(_lora(given) for given in loras),
         original_config=_parsed(original, yaml.safe_load) if original else None,
         config=dict(_component_config(given) for given in configs),
     )
+
+
+def _lora(given: str) -> Lora:
+    try:
+        return Lora.parse(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--lora") from error
 
 
 def _component_config(given: str) -> tuple[str, dict[str, Any]]:

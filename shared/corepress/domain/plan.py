@@ -24,6 +24,8 @@ from corepress.domain.recipe import (
 from corepress.domain.stage import Outputs, Task
 
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
+_NOT_YET = "transformer"
+"""A component whose family cannot be converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +74,26 @@ class Node:
         return Task(self.stage, parameters, inputs)
 
 
-def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
+def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoint is: fetch, then normalize.
 
     Args:
         request: the job.
-        source: the resolved source: what identifies its content at this moment.
+        sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
+    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
+    if request.options.lora:
+        parameters["lora_scales"] = list(request.options.lora_scales)
+    names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {"source": source, "options": options}),
+        # what is fetched does not depend on how it is written
+        Node("fetch", "fetch", {**sources, "options": options | {"max_shard_size": None}}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "options": options},
-            inputs={name: ("fetch", name) for name in ("source", "index", "tokenizer")},
+            parameters,
+            inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
     ]
@@ -125,6 +132,11 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
 
 
 def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]:
+    if _NOT_YET in facts["components"]:
+        raise UnsupportedRecipe(
+            f"a checkpoint of family {facts['family']} cannot be converted yet",
+            hint="`corepress normalize` makes a diffusers folder of it",
+        )
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
         chosen = available
@@ -241,6 +253,7 @@ def _publish_node(
                 for component, node in converts.items()
             },
             "clip_skip": request.options.clip_skip,
+            "further_sources": request.options.further_sources,
         },
         inputs={**models, **tokenizers},
         facts={"normalize": "normalize"} | {c: node.id for c, node in converts.items()},

@@ -37,17 +37,17 @@ class JobResult:
 
 
 def submit(
-    store: Store, bus: Bus, job: str, request: JobRequest, source: Mapping[str, Any]
+    store: Store, bus: Bus, job: str, request: JobRequest, sources: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write the job down and send its first message.
 
     Args:
         job: a name of its own.
         request: what is asked for.
-        source: the resolved source, see the fetch stage.
+        sources: the resolved sources by role, see the fetch stage.
     """
     store.create(_key(job, "request"), _REQUEST.dump_json(request))
-    nodes = opening_nodes(request, source)
+    nodes = opening_nodes(request, sources)
     store.create(_key(job, "opening"), canonical_json([node.document() for node in nodes]))
     _publish_ready(store, bus, job, after=None)
 

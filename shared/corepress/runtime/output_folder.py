@@ -20,8 +20,7 @@ from corepress.runtime.failures import is_disk_full
 def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, Path]]:
     """A new folder that takes the place of ``out`` when the context ends well.
 
-    It is filled under a hidden name beside ``out``. What a killed process left of such a folder is
-    removed by the next one.
+    It is filled in a `work_folder`.
 
     Args:
         out: the place.
@@ -38,6 +37,26 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
     """
     out = out.absolute()
     refuse_foreign(out, marker, schema)
+    with work_folder(out) as work:
+        new, temporary = work / "new", work / "temporary"
+        new.mkdir()
+        temporary.mkdir()
+        yield new, temporary
+        refuse_foreign(out, marker, schema)
+        _exchange(new, out, work / "old")
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` for what is to come there; it is removed in the end.
+
+    What a killed process left of such a folder is removed by the next one.
+
+    Raises:
+        OutputConflict: the parent of ``out`` cannot be written to.
+        DiskFull: there is no room.
+    """
+    out = out.absolute()
     prefix = f".{out.name}.corepress-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +71,7 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
             path=str(out),
         ) from error
     try:
-        new, temporary = work / "new", work / "temporary"
-        new.mkdir()
-        temporary.mkdir()
-        yield new, temporary
-        refuse_foreign(out, marker, schema)
-        _exchange(new, out, work / "old")
+        yield work
     except OSError as error:
         if not is_disk_full(error):
             raise
