@@ -83,9 +83,10 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     first = machine.submit()
     machine.finish(first)
     script = machine.script(first)
-    source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"]["source"]
+    opening = json.loads(machine.store.get(f"jobs/{first}/opening.json"))
+    sources = {"source": opening[0]["parameters"]["source"]}
     request = jobs.JobRequest("script", (SMALL, Recipe("same", components=["text_encoder"])), "x")
-    jobs.submit(machine.store, machine.bus, "again", request, source)
+    jobs.submit(machine.store, machine.bus, "again", request, sources)
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
