@@ -42,8 +42,10 @@ _INTERFACES = (
 """Model, lines of families, inputs, outputs: each a name and its dimensions. A dimension's name
 stands for one number throughout a model; ``height`` and ``width`` are the latent's."""
 
-_ALLOWED = {"batch": (1, 2), "channels": (4, 9)}
-_INPAINTING_CHANNELS = 9
+_LATENT_CHANNELS = 4
+_CHANNELS = {"inpainting": 9, "pix2pix": 8}
+"""Of families of these names, which take an image or a mask beside the latent."""
+_ALLOWED = {"batch": (1, 2), "channels": (_LATENT_CHANNELS, *_CHANNELS.values())}
 _ALWAYS_FLOAT32 = frozenset({"input_ids"})
 """Also in a float16 model, since float16 has no odd integers above 2,048."""
 
@@ -197,7 +199,7 @@ def _contradictions(package: Package) -> Iterator[str]:
 def _known(spec: BuildSpec | None) -> dict[str, int]:
     if spec is None:
         return {}
-    channels = _INPAINTING_CHANNELS if spec.family.endswith("-inpainting") else 4
+    channels = _CHANNELS.get(spec.family.rpartition("-")[2], _LATENT_CHANNELS)
     known = {"batch": spec.batch, "channels": channels}
     if spec.latent_size is not None:
         height, width = spec.latent_size
