@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint, UnsupportedRecipe
+from corepress_compile.attention import TokensLast
 from corepress_compile.spec import BuildSpec
 from corepress_compile.weights import Weights, open_weights
 
@@ -83,6 +84,7 @@ class _Unet(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
+        self.tokens_last = TokensLast()
 
     def forward(
         self,
@@ -98,7 +100,7 @@ class _Unet(nn.Module):
         result: Tensor = self.unet(
             sample,
             timestep,
-            encoder_hidden_states.squeeze(2).transpose(1, 2),
+            self.tokens_last(encoder_hidden_states),
             added_cond_kwargs=conditions,
             return_dict=False,
         )[0]
