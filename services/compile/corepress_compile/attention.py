@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from coremltools.converters.mil import Builder
-from coremltools.converters.mil.frontend.torch import register_torch_op
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corepress.domain import recipe
+from corepress_compile import channels_first
 
 _QUERIES_AT_ONCE = 512
 """Of ``split_einsum_v2``; the last chunk has the remainder."""
@@ -72,7 +70,7 @@ class _Transformer(nn.Module):
 
 
 class _SplitEinsum:
-    """Attention of one head at a time; a processor of diffusers' `Attention`."""
+    """A processor of diffusers' `Attention`."""
 
     def __init__(self, queries_at_once: int | None) -> None:
         self._queries_at_once = queries_at_once
@@ -85,20 +83,15 @@ class _SplitEinsum:
         **_: Any,
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = attention.to_q(hidden_states)
-        size = query.shape[1] // attention.heads
-        # Scaled before they are multiplied, since products may leave float16's range, and once
-        # transposed, since coremltools would merge a convolution and a factor by multiplying weights
-        keys = (attention.to_k(context).transpose(1, 3) * attention.scale).split(size, dim=3)
-        values = attention.to_v(context).split(size, dim=1)
-        chunks = []
-        for chunk in query.split(self._queries_at_once or query.shape[3], dim=3):
-            heads = []
-            for q, k, v in zip(chunk.split(size, dim=1), keys, values, strict=True):
-                weights = torch.einsum("bchq,bkhc->bkhq", q, k).softmax(dim=1)
-                heads.append(torch.einsum("bkhq,bchk->bchq", weights, v))
-            chunks.append(torch.cat(heads, dim=1))
-        return attention.to_out[0](torch.cat(chunks, dim=3))
+        attended = channels_first.split_einsum(
+            attention.to_q(hidden_states),
+            attention.to_k(context),
+            attention.to_v(context),
+            heads=attention.heads,
+            scale=attention.scale,
+            queries_at_once=self._queries_at_once or hidden_states.shape[3],
+        )
+        return attention.to_out[0](attended)
 
 
 def _convolution(linear: nn.Linear) -> nn.Conv2d:
@@ -114,7 +107,7 @@ class _ChannelNorm(nn.Module):
         self.eps = original.eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return channel_norm(hidden_states, self.weight, self.bias, self.eps)
+        return channels_first.norm(hidden_states, self.weight, self.bias, self.eps)
 
 
 class _ChannelGEGLU(nn.Module):
@@ -125,30 +118,6 @@ class _ChannelGEGLU(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         value, gate = self.proj(hidden_states).chunk(2, dim=1)
         return value * functional.gelu(gate)
-
-
-@torch.library.custom_op("corepress::channel_norm", mutates_args=())
-def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm over the channels of (batch, channels, 1, tokens).
-
-    An operation of its own, since torch normalizes the last sides only, and Core ML any.
-    """
-    return functional.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, eps).movedim(-1, 1)
-
-
-@channel_norm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(x)
-
-
-@register_torch_op(torch_alias=["corepress::channel_norm", "corepress.channel_norm"])
-def corepress_channel_norm(context: Any, node: Any) -> None:
-    """As Core ML's own operation, so that scale and shift need none."""
-    *tensors, eps = node.inputs
-    x, gamma, beta = (context[name] for name in tensors)
-    context.add(
-        Builder.layer_norm(x=x, axes=[1], gamma=gamma, beta=beta, epsilon=eps, name=node.name)
-    )
 
 
 def _replace(module: nn.Module, replacements: Mapping[type, Callable[[Any], nn.Module]]) -> None:
