@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint types imports format bench check clean
+.PHONY: help setup demo run test servers lint types imports format bench check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -30,8 +30,11 @@ demo: $(SETUP) ## make a small checkpoint, convert it, show the bundle and its f
 run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safetensors
 	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
 
-test: $(SETUP) lint types imports ## all checks and tests
+test: $(SETUP) lint types imports servers ## all checks and tests
 	$(BIN)/pytest
+
+servers: ## install the servers that tests run against: apt on Debian
+	tests/servers/install.sh
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from filelock import FileLock, Timeout
 
-from corepress.adapters.embedded.bus import MemoryBus
+from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.embedded.pruning import clear_leftovers, prune
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import StoreBusy
@@ -68,16 +68,20 @@ def embedded_pipeline(
     with lock:
         clear_leftovers(state)
         clock = SystemClock()
-        bus = MemoryBus(clock)
+        stages = _declared_stages()
+        bus = MemoryBus(MemoryBroker(stages, clock))
         runner = StageProcess(
-            [sys.executable, "-c", _STAGE_PROCESS, str(state)], state / "stage-process.log"
+            [sys.executable, "-c", _STAGE_PROCESS, str(store.root)],
+            scratch=store.root / "tmp" / "stage-process",
+            log=store.root / "stage-process.log",
         )
         owner = f"{os.getpid()}-{token_hex(4)}"
-        worker = Worker(store, bus, _declared_stages(), runner, clock, telemetry, owner, _WATCHED)
+        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED)
         try:
             yield Pipeline(store, bus, worker)
         finally:
             runner.stop()
+            clear_leftovers(state)
             prune(state, cache_limit_bytes)
 
 
@@ -86,7 +90,7 @@ def _declared_stages() -> Mapping[str, Stage]:
 
 
 def stage_process_main() -> None:
-    """The main function of a stage's process: ``STATE REQUESTS ANSWERS``."""
-    state, requests, answers = sys.argv[1:]
+    """The main function of a stage's process: ``STATE SCRATCH REQUESTS ANSWERS``."""
+    state, scratch, requests, answers = sys.argv[1:]
     store = FolderStore(Path(state))
-    serve(stage_loaders(), store, store.root / "tmp", int(requests), int(answers))
+    serve(stage_loaders(), store, Path(scratch), int(requests), int(answers))

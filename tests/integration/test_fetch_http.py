@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from normalize_support import checkpoint, tiny_options
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import (
@@ -29,6 +31,8 @@ from corepress.domain.errors import (
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Outputs, Task
+from corepress.identify import identify
+from corepress.runtime.files import source_files
 from corepress.runtime.workspace import StoreWorkspace
 from corepress_fetch import http_retry
 from corepress_fetch.http_file import HttpFile
@@ -146,7 +150,24 @@ def test_a_download_and_what_is_learned_on_the_way(
     (tmp_path / "tiny.safetensors").write_bytes(DATA)
     local = fetch(str(tmp_path / "tiny.safetensors"), workspace)
     assert local.artifacts == outputs.artifacts
-    assert len(over_http.files["tiny.safetensors"].tensors) == 395
+    found = identify(source_files(checkpoint("sd15")), tiny_options("sd15").for_identify)
+    planned = {plan.source.name for part in found.components.values() for plan in part.tensors}
+    assert over_http.files["tiny.safetensors"].tensors.keys() == planned
+
+
+def test_a_further_source_on_a_server(
+    server: Server, workspace: StoreWorkspace, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(DATA)
+    sources = {
+        "source": resolve(str(tmp_path / "model.safetensors")),
+        "vae": resolve(server.uri),  # whose VAE alone is taken
+    }
+    task = Task("fetch", {**sources, "options": tiny_options("sd15").document()})
+    artifact = STAGE.run(task, workspace).artifacts["vae"]
+    assert {path: blob.digest for path, blob in artifact.files.items()} == {
+        "vae.safetensors": f"sha256:{SHA256}"
+    }
 
 
 @pytest.mark.parametrize("etag", ['"one"', 'W/"weak"', None])
@@ -265,6 +286,28 @@ def test_pickles_are_refused_by_their_first_bytes(
     with pytest.raises(error):
         fetch(server.uri, workspace)
     assert server.sent_bytes < 10_000
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_are_read_by_ranges(
+    server: Server, workspace: StoreWorkspace, tmp_path: Path, legacy: bool
+) -> None:
+    path = tmp_path / "tiny.ckpt"
+    torch.save(load_file(checkpoint("sd15")), path, _use_new_zipfile_serialization=not legacy)
+    server.data = path.read_bytes()
+    server.disposition = 'attachment; filename="tiny.ckpt"'
+    options = tiny_options("sd15", allow_pickle=True)
+    over_http = fetch(server.uri, workspace, options)
+    assert len(server.asked) < 300  # for 395 storages, most of them small
+    assert over_http.artifacts == fetch(str(path), workspace, options).artifacts
+
+
+def test_pickles_on_a_server_without_ranges(server: Server, workspace: StoreWorkspace) -> None:
+    server.data = b"PK\x03\x04" + bytes(5_000_000)
+    server.disposition = 'attachment; filename="tiny.ckpt"'
+    server.ranges = False
+    with pytest.raises(InvalidRequest, match="no ranges"):
+        fetch(server.uri, workspace, tiny_options("sd15", allow_pickle=True))
 
 
 def test_what_nobody_can_convert_is_refused_before_it_is_downloaded(

@@ -169,7 +169,7 @@ def test_an_index_spares_reading_what_is_copied_verbatim(host: Host, tmp_path: P
     index = host.store.open(fetched.artifacts["index"].files["tensors.json"])
     source = CountingFile(checkpoint("sdxl-base"))
     normalize(
-        {"model.safetensors": source},
+        {"source": {"model.safetensors": source}},
         options,
         ServerSideSink(tmp_path / "scratch", lambda *_: None),
         index=SourceIndex.from_document(json.loads(index.read(0, index.size_bytes))),

@@ -159,11 +159,12 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
     normalized = dict.fromkeys(
         ("family", "prediction_type", "vae_scale_factor", "scaling_factor", "licence", "decisions")
     )
-    normalized |= {"source": {"uri": "x", "sha256": ""}, "components": {}}
+    normalized |= {"source": {"uri": "x", "sha256": ""}, "components": {}, "composition": {}}
     facts = {name: components[name] | {"toolchain": hosts[name]} for name in hosts}
     parameters = {
         "name": "two-hosts",
         "clip_skip": None,
+        "further_sources": {},
         "size": [128, 128],
         "recipe": {},
         "facts": {"normalize": normalized, **facts},
@@ -172,3 +173,42 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
     models = {name: Artifact({f"{name}.mlpackage/Manifest.json": blob}) for name in hosts}
     manifest = bundle_manifest(parameters, models)
     assert manifest["toolchain"] == {"torch": "2.13.0, 2.13.0+cpu"}
+
+
+def test_what_a_checkpoint_was_composed_with() -> None:
+    normalized = {
+        **dict.fromkeys(("family", "prediction_type", "vae_scale_factor", "licence", "decisions")),
+        "scaling_factor": 0.18215,
+        "source": {"uri": "x", "sha256": ""},
+        "components": {},
+        "composition": {
+            "vae": {"sha256": "aa"},
+            "loras": [{"sha256": "bb", "scale": -0.5}, {"sha256": "cc", "scale": 1.0}],
+        },
+    }
+    parameters = {
+        "name": "composed",
+        "clip_skip": None,
+        "size": None,
+        "recipe": {"name": "original", "attention": "original", "deployment_target": "iOS17"},
+        "further_sources": {
+            "vae": "/home/someone/vae",
+            "lora-0": "https://example.org/style.safetensors?token=word",
+            "lora-1": "file:///home/someone/a|b.safetensors",
+        },
+        "facts": {"normalize": normalized},
+    }
+    manifest = bundle_manifest(parameters, {})
+    assert manifest["composition"] == {
+        "vae": {"uri": "file:vae", "sha256": "aa"},
+        "loras": [
+            {"uri": "https://example.org/style.safetensors", "sha256": "bb", "scale": -0.5},
+            {"uri": "file:a|b.safetensors", "sha256": "cc", "scale": 1.0},
+        ],
+    }
+    rows = re.findall(r"^\| (?:VAE|LoRA) \|.*$", model_card(manifest), re.MULTILINE)
+    assert rows == [
+        "| VAE | file:vae, sha256 `aa` |",
+        "| LoRA | https://example.org/style.safetensors at -0.5, sha256 `bb` |",
+        "| LoRA | file:a\\|b.safetensors at 1, sha256 `cc` |",
+    ]

@@ -19,7 +19,7 @@ TINY = tuple(sorted(path.name for path in (FIXTURES / "tiny").iterdir()))
 MANIFESTS = tuple(
     sorted(path.stem for path in (FIXTURES / "manifests").glob("*.json") if path.stem != "META")
 )
-ITEM_BYTES = {"F32": 4, "F16": 2, "I64": 8, "I32": 4, "U8": 1}
+ITEM_BYTES = {"F32": 4, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from corepress.domain.checkpoint import Tensor
 from corepress.identify import read_header
 from corepress.runtime.files import LocalFile
 from corepress_fetch.passage import TensorPassage
@@ -44,6 +45,29 @@ def test_any_cut(tmp_path: Path, tensors: dict[str, np.ndarray], piece_bytes: in
         name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tensors.items()
     }
     assert {name for name, known in passage.found.items() if not known.finite} == {"b", "c"}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1000])
+def test_of_tensors_that_share_bytes_the_first_is_looked_at(piece_bytes: int) -> None:
+    data = np.arange(20, dtype=np.float32).tobytes()
+    shared = {
+        "whole": (4, 64),
+        "again": (4, 64),
+        "part": (8, 16),
+        "over": (60, 12),
+        "next": (68, 8),
+    }
+    tensors = [
+        Tensor("model.ckpt", name, "F32", (size // 4,), offset, size)
+        for name, (offset, size) in shared.items()
+    ]
+    passage = TensorPassage(tensors)
+    for start in range(0, len(data), piece_bytes):
+        passage.feed(data[start : start + piece_bytes])
+    assert {name: known.data_sha256 for name, known in passage.found.items()} == {
+        "again": hashlib.sha256(data[4:68]).hexdigest(),
+        "next": hashlib.sha256(data[68:76]).hexdigest(),
+    }
 
 
 def test_a_tensor_that_has_not_passed_entirely_is_not_found(

@@ -358,6 +358,22 @@ def test_safetensors_are_preferred_to_pickles(folder: Folder):
         of(folder)
 
 
+def test_variants_that_only_pickles_have(folder: Folder):
+    folder["vae/diffusion_pytorch_model.ema.bin"] = MemoryFile(b"\x80\x02")
+    with pytest.raises(UnsafePickle, match="vae") as caught:
+        of(folder, variant="ema")
+    assert caught.value.path == "vae/diffusion_pytorch_model.ema.bin"
+    assert chosen(of(folder)) == dict.fromkeys(("unet", "vae", "text_encoder"))
+    with pytest.raises(MissingVariant, match="ema, none"):
+        of(folder, variant="bf16", allow_pickle=True)
+    with pytest.raises(CorruptCheckpoint, match=r"ema\.bin"):
+        of(folder, variant="ema", allow_pickle=True)
+    folder["vae/diffusion_pytorch_model.ema.bin"] = folder[weight_path("vae")]
+    found = of(folder, variant="ema", allow_pickle=True)
+    assert chosen(found)["vae"] == "ema"
+    assert [d.subject for d in found.decisions if d.choice == "read from a pickle"] == ["vae"]
+
+
 # shards
 
 TODAY = ("model.fp16-{}.safetensors", "model.safetensors.index.fp16.json")

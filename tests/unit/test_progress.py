@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from corepress.cli.progress import ProgressDisplay
 from corepress.ports.telemetry import NodeRef
 
-CONVERT = NodeRef("job", "convert-unet-512x512-0123abcd", "convert")
+CONVERT = NodeRef("job", "convert-unet-512x512-0123abcd", "convert", 1)
 
 
 def terminal() -> Console:
@@ -25,7 +26,7 @@ def shown(console: Console) -> str:
 def test_a_bar_tells_step_activity_and_bytes() -> None:
     console = terminal()
     with ProgressDisplay(console) as display:
-        display.started(CONVERT, 1)
+        display.started(CONVERT)
         display.progress(CONVERT, "save", 1e9, 4e9, "B")
     assert "convert-unet-512x512 save" in shown(console)
     assert "25%" in shown(console)
@@ -54,10 +55,10 @@ def test_without_a_terminal_there_is_a_line_for_each_event(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ProgressDisplay(Console(file=StringIO())) as display:
-        display.started(CONVERT, 1)
+        display.started(CONVERT)
         display.progress(CONVERT, "save", 1e9, 4e9, "B")
         display.retried(CONVERT, {"message": "no answer"}, 2.0)
-        display.started(CONVERT, 2)
+        display.started(replace(CONVERT, attempt=2))
         display.failed(CONVERT, {"code": "disk-full"})
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -63,6 +63,7 @@ class HttpFile:
 
         Raises:
             CorruptCheckpoint: the range leaves the file.
+            InvalidRequest: the server sends whole files only, and the range is far from the start.
             SourceUnavailable: the server does not answer, or has another version by now.
         """
         end = offset + size_bytes
@@ -95,6 +96,12 @@ class HttpFile:
     def _read(self, offset: int, end: int) -> bytes:
         data = bytearray()
         with self._get(offset, end) as response:
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT and offset > _PIECE_BYTES:
+                raise InvalidRequest(
+                    f"{self.name}: the server sends no ranges, and this file isn't read in order",
+                    hint="download it and give the file on disk",
+                    path=self.name,
+                )
             for piece in _body(response, offset):
                 data += piece
                 if len(data) >= end - offset:

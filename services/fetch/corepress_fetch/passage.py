@@ -15,12 +15,18 @@ class TensorPassage:
     """Digests and screens the tensors of a file that is fed in order, in pieces of any size.
 
     Args:
-        tensors: of the file; none overlap.
+        tensors: of the file. Of those that share bytes, as in a pickle they may, only the first
+            one is looked at.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._found: dict[str, IndexedTensor] = {}
-        self._ahead = sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size_bytes))
+        self._ahead: list[Tensor] = []
+        end = 0
+        for tensor in sorted(tensors, key=lambda each: (each.offset, each.size_bytes, each.name)):
+            if tensor.offset >= end:
+                self._ahead.append(tensor)
+                end = tensor.offset + tensor.size_bytes
         self._ahead.reverse()
         self._position = 0
         self._begin()

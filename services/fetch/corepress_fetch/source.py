@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from corepress.domain.errors import InvalidRequest
-from corepress.runtime.files import LocalFile, source_files, tokenizer_files
+from corepress.runtime.files import LocalFile, local_path, source_files, tokenizer_files
 from corepress_fetch.http_file import HttpFile
 
 Source = dict[str, LocalFile] | dict[str, HttpFile]
@@ -36,16 +36,8 @@ def open_source(uri: str) -> Source:
     return source_files(path)
 
 
-def local_path(uri: str) -> Path | None:
-    """The path of a source on disk, None for any other source."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    return Path(uri) if "://" not in uri else None
-
-
 def resolve(uri: str, tokenizer: str | None = None) -> dict[str, Any]:
-    """A source at this moment, as the fetch stage takes it in ``parameters["source"]``.
+    """A source at this moment, as the fetch stage takes it in its parameters, by role.
 
     Args:
         uri: of the source.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import version
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob, Digest
 from corepress.domain.checkpoint import Component
+from corepress.domain.composition import VAE, lora_role
 
 MODEL_INDEX = "model_index.json"
 MANIFEST = "corepress.json"
 MANIFEST_SCHEMA = "corepress.normalized/1"
+_FACTS = (
+    *("family", "prediction_type", "clip_skip", "composition"),
+    *("components", "decisions"),
+)
 _TOOLCHAIN = ("corepress", "numpy", "ml-dtypes")
 
 # As published: runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-base-1.0 and
@@ -86,16 +91,41 @@ def _library_and_class(component: Component) -> list[str]:
 
 def source_document(uri: str, files: Artifact) -> dict[str, Any]:
     """Where a checkpoint came from; its ``sha256`` is the single file's, or made of all files'."""
-    sha256s = {path: blob.digest.removeprefix("sha256:") for path, blob in files.files.items()}
-    single = next(iter(sha256s.values())) if len(sha256s) == 1 else None
     return {
         "uri": uri,
-        "sha256": single or files.identity.removeprefix("sha256:"),
+        "sha256": _sha256(files),
         "files": {
-            path: {"sha256": sha256s[path], "bytes": blob.size_bytes}
+            path: {"sha256": blob.digest.removeprefix("sha256:"), "bytes": blob.size_bytes}
             for path, blob in files.files.items()
         },
     }
+
+
+def _sha256(files: Artifact) -> str:
+    """A single file's, or one that stands for all files and their names."""
+    blobs = list(files.files.values())
+    digest = blobs[0].digest if len(blobs) == 1 else files.identity
+    return digest.removeprefix("sha256:")
+
+
+def composition_document(
+    further: Mapping[str, Artifact], lora_scales: Sequence[float]
+) -> dict[str, Any]:
+    """What a checkpoint was composed with, by content: empty where with nothing.
+
+    Args:
+        further: the files of further sources, by role.
+        lora_scales: of the LoRAs, in their order.
+    """
+    document: dict[str, Any] = {}
+    if VAE in further:
+        document["vae"] = {"sha256": _sha256(further[VAE])}
+    if lora_scales:
+        document["loras"] = [
+            {"sha256": _sha256(further[lora_role(index)]), "scale": scale}
+            for index, scale in enumerate(lora_scales)
+        ]
+    return document
 
 
 def manifest(
@@ -115,7 +145,7 @@ def manifest(
     return {
         "schema": MANIFEST_SCHEMA,
         "source": dict(source),
-        **{name: facts[name] for name in ("family", "prediction_type", "components", "decisions")},
+        **{name: facts[name] for name in _FACTS},
         "files": {path: _file(blob, sha256s) for path, blob in files.items()},
         "toolchain": {name: version(name) for name in _TOOLCHAIN},
     }

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
+from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component
 from corepress.domain.errors import NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
+from corepress_normalize.arrangement import rearranged
 from corepress_normalize.layout import Target, header, targets
+from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, overflows
 
 PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
@@ -34,8 +34,8 @@ _NAMED_AT_MOST = 20
 class Sink(Protocol):
     """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a file of this digest is there already."""
+    def has(self, blob: Blob) -> bool:
+        """Whether this file is there already."""
         ...
 
     def create(self) -> AbstractContextManager[BlobWriter]:
@@ -66,29 +66,57 @@ class Weights:
 
 
 class _Passage:
-    """One tensor on its way: what its pieces show as they pass, or what was known before."""
+    """One tensor on its way: what its pieces show as they pass, or what was known before.
 
-    def __init__(self, target: Target, known: IndexedTensor | None) -> None:
+    ``non_finite`` names what holds NaN or infinity: the tensor, or what is added to it.
+    """
+
+    def __init__(
+        self, target: Target, known: IndexedTensor | None, files: Mapping[str, Handle]
+    ) -> None:
         self.target = target
         self.known = known
-        self.finite = known.finite if known else True
+        self.non_finite: set[str] = set()
         self.overflows_float16 = False
+        self._files = files
         self._hasher = hashlib.sha256()
+        if known and not known.finite:
+            self._is_non_finite()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tensor passes in one piece."""
+        return self.target.is_rearranged or bool(self.target.plan.added)
 
     def convert(self, data: bytes) -> bytes | memoryview:
         """The next piece of the stored tensor as it is to be written."""
-        stored, written = self.target.plan.source.dtype, self.target.dtype
-        self.finite &= all_finite(data, stored)
+        plan, stored, written = self.target.plan, self.target.plan.source.dtype, self.target.dtype
+        if not all_finite(data, stored):
+            self._is_non_finite()
+        if self.target.is_rearranged:
+            data = rearranged(data, plan)
         result: bytes | memoryview = data
-        if self.target.is_cast:
-            result = cast(data, stored, written)
-            if overflows(data, stored, result, written):
+        if plan.added:
+            result, stored = self._merged(data), "F32"
+        if stored != written:
+            before, result = result, cast(result, stored, written)
+            if overflows(before, stored, result, written):
                 self.overflows_float16 |= written == "F16"
-                self.finite &= written == "F16"  # float64 beyond float32: no wider type is left
-        if self.target.plan.transpose:
-            result = _transposed(result, self.target.plan.source.shape)
+                if written != "F16":  # float64 beyond float32: no wider type is left
+                    self._is_non_finite()
         self._hasher.update(result)
         return result
+
+    def _merged(self, data: bytes) -> memoryview:
+        merger = Merger(self._files)
+        merged = merger.merge(data, self.target.plan.source.dtype, self.target.plan)
+        self.non_finite |= merger.non_finite
+        if not self.non_finite and not all_finite(merged, "F32"):
+            self._is_non_finite()
+        return merged
+
+    def _is_non_finite(self) -> None:
+        self.non_finite.add(self.target.plan.source.name)
 
     @property
     def digest(self) -> TensorDigest:
@@ -143,7 +171,7 @@ class Engine:
         to be too large for float16, the component is written once more, those tensors in float32.
         """
         ordered = targets(component.tensors, self._precision, kept_float32)
-        passages = [_Passage(target, self._known(target)) for target in ordered]
+        passages = [_Passage(target, self._known(target), self._source) for target in ordered]
         head = header(ordered)
         blob = self._stored(head, passages)
         if blob is None and self._acceptable(passages):
@@ -154,7 +182,7 @@ class Engine:
                     blob = writer.commit(tensors_digest(p.digest for p in passages))
             if overflowing and self._acceptable(passages):
                 return self._write(component, overflowing)
-        non_finite = tuple(sorted({p.target.plan.source.name for p in passages if not p.finite}))
+        non_finite = tuple(sorted(set().union(*(p.non_finite for p in passages))))
         if blob is None:
             return non_finite
         return Weights(
@@ -169,16 +197,15 @@ class Engine:
         return self._index.tensor(source.file, source.name) if target.is_verbatim else None
 
     def _acceptable(self, passages: Sequence[_Passage]) -> bool:
-        return self._allow_non_finite or all(passage.finite for passage in passages)
+        return self._allow_non_finite or not any(passage.non_finite for passage in passages)
 
     def _stored(self, head: bytes, passages: Sequence[_Passage]) -> Blob | None:
         """The weights as the store has them, where that is known without reading any."""
         if not all(passage.known for passage in passages) or not self._acceptable(passages):
             return None
-        digest = tensors_digest(passage.digest for passage in passages)
-        if not self._sink.has(digest):
-            return None
-        return Blob(digest, len(head) + sum(passage.target.size_bytes for passage in passages))
+        size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
+        blob = Blob(tensors_digest(passage.digest for passage in passages), size_bytes)
+        return blob if self._sink.has(blob) else None
 
     def _stream(
         self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
@@ -198,18 +225,15 @@ class Engine:
                     copy = partial(writer.copy_range, handle, offset, size)
                     check.submit(partial(write.submit, copy))
                 else:
-                    step = max(size, 1) if passage.target.plan.transpose else PIECE_BYTES
+                    step = max(size, 1) if passage.is_whole else PIECE_BYTES
                     for start in range(offset, offset + size, step):
                         piece = handle.read(start, min(step, offset + size - start))
                         check.submit(partial(convert, passage, piece))
+                    if passage.is_whole:  # lanes bound the number of pieces, not their size
+                        check.wait()
+                        write.wait()
                 done += size
                 self._sink.progress(name, done, total)
-
-
-def _transposed(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
-    rows, columns = shape
-    item_bytes = len(data) // (rows * columns)
-    return np.frombuffer(data, f"V{item_bytes}").reshape(rows, columns).T.tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:

@@ -33,9 +33,9 @@ class FolderSink:
         self._placed: set[Digest] = set()
         self._writers = 0
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a file of this digest is there already."""
-        return digest in self._paths
+    def has(self, blob: Blob) -> bool:
+        """Whether this file is there already."""
+        return blob.digest in self._paths
 
     @contextmanager
     def create(self) -> Iterator[_Writer]:

@@ -40,13 +40,19 @@ class Target:
     @property
     def is_verbatim(self) -> bool:
         """Whether the bytes are those of the whole stored tensor."""
-        return not self.is_cast and self.plan.rows is None and not self.plan.transpose
+        plan = self.plan
+        return not (self.is_cast or plan.rows or plan.added or self.is_rearranged)
+
+    @property
+    def is_rearranged(self) -> bool:
+        """Whether the elements change their order, for which a tensor is read whole."""
+        return self.plan.transpose or bool(self.plan.source.axes)
 
     @property
     def source_range(self) -> tuple[int, int]:
         """Offset and size of what is read, in bytes of the source file."""
         source = self.plan.source
-        if self.plan.rows is None:
+        if self.plan.rows is None or source.axes:
             return source.offset, source.size_bytes
         start, stop = self.plan.rows
         row_bytes = source.size_bytes // source.shape[0]
@@ -57,7 +63,8 @@ class Target:
         """The size of the written data."""
         if self.is_cast:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
-        return self.source_range[1]
+        source = self.plan.source
+        return source.size_bytes * prod(self.plan.shape) // max(1, prod(source.shape))
 
 
 def targets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from corepress.domain.checkpoint import (
     Identification,
     PredictionType,
 )
+from corepress.domain.composition import CHECKPOINT, all_files
 from corepress.domain.errors import AmbiguousPredictionType, InvalidRequest
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle
-from corepress.identify import identify
+from corepress.identify import compose
 from corepress.identify.json_file import read_json_object
 from corepress_normalize.companions import Folders, companions
 from corepress_normalize.documents import MODEL_INDEX, default_model_index, json_file, model_index
@@ -58,40 +59,45 @@ class Normalized:
 
 
 def normalize(
-    source: Mapping[str, Handle],
+    sources: Mapping[str, Mapping[str, Handle]],
     options: CheckpointOptions,
     sink: Sink,
     *,
     index: SourceIndex,
+    lora_scales: Sequence[float] = (),
     tokenizer: Mapping[str, Handle] | None = None,
     earlier_decisions: Iterable[Decision] = (),
 ) -> Normalized:
-    """Normalize a source into a sink.
+    """Normalize a checkpoint, with what is put into it, into a sink.
 
     Args:
-        source: the checkpoint's files by relative path.
-        options: how it is read and written.
+        sources: the files by relative path of each source, by role.
+        options: how they are read and written.
         sink: takes the files.
-        index: what is known of the source's tensors already.
+        index: what is known of the sources' tensors already, with files named by `located`.
+        lora_scales: of the LoRAs among the sources, in their order.
         tokenizer: the files of a tokenizer that replaces the source's own.
-        earlier_decisions: made when the source's files were chosen.
+        earlier_decisions: made when the sources' files were chosen.
 
     Raises:
         AmbiguousPredictionType: the weights cannot tell it, and no option does.
         InvalidRequest: an option has no such value.
         NonFiniteWeights: see `Engine.write`.
-        PermanentError: anything that `identify` and `companions` refuse.
+        PermanentError: anything that `compose` and `companions` refuse.
     """
     if options.max_shard_size != "none":
         raise InvalidRequest(
             f"max_shard_size {options.max_shard_size!r} is not supported yet", hint="use none"
         )
     check_precision(options.precision)
-    identification = identify(source, options.for_identify)
+    source = sources[CHECKPOINT]
+    composition = compose(sources, lora_scales, options.for_identify)
+    composition.refuse_misfits()
+    identification = composition.whole
     _refuse_ambiguous(identification)
     folders, companion_decisions = companions(identification, source, tokenizer)
     engine = Engine(
-        source,
+        all_files(sources),
         index,
         sink,
         precision=options.precision,
@@ -102,12 +108,14 @@ def normalize(
         [
             *earlier_decisions,
             *identification.decisions,
+            *_option_decisions(options),
             *companion_decisions,
             *_weight_decisions(identification.components, weights),
         ]
     )
     facts = {
         **checkpoint_facts(identification),
+        "clip_skip": options.clip_skip,
         "components": {
             name: component_facts(component, weights[name], identification.family)
             for name, component in identification.components.items()
@@ -124,6 +132,17 @@ def _refuse_ambiguous(identification: Identification) -> None:
             f"the weights of a {identification.family} checkpoint cannot tell whether it predicts "
             "epsilon or v",
             hint="--prediction-type epsilon or v_prediction, or --original-config FILE",
+        )
+
+
+def _option_decisions(options: CheckpointOptions) -> Iterator[Decision]:
+    if options.prediction_type != "auto":
+        yield Decision("scheduler", f"prediction type {options.prediction_type}", "asked for")
+    if options.clip_skip is not None:
+        yield Decision(
+            "text_encoder",
+            f"clip-skip {options.clip_skip}",
+            "asked for; the weights stay, a build takes the output of that layer",
         )
 
 

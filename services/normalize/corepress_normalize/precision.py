@@ -56,7 +56,7 @@ def item_size_bytes(dtype: str) -> int:
     return _STORED[dtype].itemsize
 
 
-def cast(data: bytes, source: str, target: str) -> memoryview:
+def cast(data: bytes | memoryview, source: str, target: str) -> memoryview:
     """Little-endian values of one floating-point type as another, rounded to nearest even."""
     if source in _FLOAT8_AS_FLOAT16:
         values = _FLOAT8_AS_FLOAT16[source][np.frombuffer(data, np.uint8)]
@@ -66,7 +66,7 @@ def cast(data: bytes, source: str, target: str) -> memoryview:
         return values.astype(_STORED[target], copy=False).data.cast("B")
 
 
-def overflows(data: bytes, source: str, converted: memoryview, target: str) -> bool:
+def overflows(data: bytes | memoryview, source: str, converted: memoryview, target: str) -> bool:
     """Whether a finite value became infinite in `cast`."""
     if all_finite(converted, target):
         return False

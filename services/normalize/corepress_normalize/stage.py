@@ -6,21 +6,29 @@ import json
 
 from corepress.domain.artifact import Artifact
 from corepress.domain.checkpoint import Decision
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle, Outputs, Stage, Task, Workspace
-from corepress_normalize.documents import MANIFEST, json_file, manifest, source_document
+from corepress_normalize.documents import (
+    MANIFEST,
+    composition_document,
+    json_file,
+    manifest,
+    source_document,
+)
 from corepress_normalize.normalize import ROOT, normalize
 
 _INDEX_FILE = "tensors.json"
+_NO_SOURCES = ("index", "tokenizer")
 
 
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Normalize a fetched source.
 
-    Parameters: ``source`` (``uri``), ``options`` (`CheckpointOptions`), ``facts.fetch``. Inputs:
-    ``source``, the checkpoint's files; ``index``, what is known of them; ``tokenizer``, where one
-    replaces the source's own.
+    Parameters: ``source`` (``uri``), ``options`` (`CheckpointOptions`), ``facts.fetch``, and
+    ``lora_scales`` where there are LoRAs. Inputs: the files of every source, by role; ``index``,
+    what is known of them; ``tokenizer``, where one replaces the checkpoint's own.
 
     Outputs: an artifact per folder of the normalized folder, and ``pipeline`` with the files in it
     itself. The digest of a weight file is that of its tensors.
@@ -29,24 +37,28 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         PermanentError: see `normalize`.
     """
     fetched = task.parameters.get("facts", {}).get("fetch", {})
+    scales = task.parameters.get("lora_scales", [])
+    sources = {role: files for role, files in task.inputs.items() if role not in _NO_SOURCES}
     normalized = normalize(
-        _handles(task.inputs["source"], workspace),
+        {role: _handles(files, workspace) for role, files in sources.items()},
         CheckpointOptions(**task.parameters["options"]),
         workspace,
         index=_index(task, workspace),
+        lora_scales=scales,
         tokenizer=_handles(task.inputs["tokenizer"], workspace)
         if "tokenizer" in task.inputs
         else None,
         earlier_decisions=[Decision(**decision) for decision in fetched.get("decisions", [])],
     )
-    source = source_document(task.parameters["source"]["uri"], task.inputs["source"])
+    facts = {**normalized.facts, "composition": composition_document(sources, scales)}
+    source = source_document(task.parameters["source"]["uri"], sources[CHECKPOINT])
     root = normalized.artifacts.get(ROOT, Artifact({}))
-    document = manifest(normalized.facts, source, normalized.files, {})
+    document = manifest(facts, source, normalized.files, {})
     artifacts = {
         **normalized.artifacts,
         ROOT: Artifact({**root.files, MANIFEST: workspace.keep_bytes(json_file(document))}),
     }
-    return Outputs(artifacts, {**normalized.facts, "source": source})
+    return Outputs(artifacts, {**facts, "source": source})
 
 
 def _handles(artifact: Artifact, workspace: Workspace) -> dict[str, Handle]:
@@ -60,4 +72,5 @@ def _index(task: Task, workspace: Workspace) -> SourceIndex:
     return SourceIndex.from_document(json.loads(handle.read(0, handle.size_bytes)))
 
 
-STAGE = Stage("normalize", revision=1, run=run, toolchain=("corepress",))
+# numpy: sums and products of LoRAs are its own
+STAGE = Stage("normalize", revision=2, run=run, toolchain=("corepress", "numpy"))

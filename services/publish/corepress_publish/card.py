@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from corepress.domain.figures import Figures
@@ -14,6 +14,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{width} x {height}" for width, height in manifest["sizes"])
     recipe = manifest["recipe"]
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
+    further = "".join(f"\n{row}" for row in _further_sources(manifest["composition"]))
     # a JSON string is a YAML string too, whatever stands in it
     licence = f"license: {json.dumps(manifest['licence'])}\n" if manifest["licence"] else ""
     return f"""---
@@ -33,7 +34,7 @@ Core ML models for Apple's `StableDiffusion` Swift package and the apps built on
 | prediction type | {manifest["prediction_type"]} |
 | latent scaling factor | {manifest["scaling_factor"] or "not known"} |
 | deployment target | {recipe["deployment_target"]} |
-| source | {_cell(manifest["source"]["uri"])}, sha256 `{manifest["source"]["sha256"]}` |
+| source | {_cell(manifest["source"]["uri"])}, sha256 `{manifest["source"]["sha256"]}` |{further}
 | licence | {_cell(manifest["licence"] or "not stated by the source")} |
 
 ## Models
@@ -47,6 +48,14 @@ with the weights as stored here, *weights* with the original ones.
 
 `manifest.json` holds every input and output; `sha256sum --check SHA256SUMS` checks the files.
 """
+
+
+def _further_sources(composition: Mapping[str, Any]) -> Iterator[str]:
+    if "vae" in composition:
+        vae = composition["vae"]
+        yield f"| VAE | {_cell(vae['uri'])}, sha256 `{vae['sha256']}` |"
+    for lora in composition.get("loras", []):
+        yield f"| LoRA | {_cell(lora['uri'])} at {lora['scale']:g}, sha256 `{lora['sha256']}` |"
 
 
 def _row(name: str, component: Mapping[str, Any]) -> str:

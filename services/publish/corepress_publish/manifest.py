@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import RESOURCES, SCHEMA
+from corepress.domain.composition import VAE, lora_role
 
 
 def bundle_manifest(
@@ -37,6 +38,7 @@ def bundle_manifest(
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
         },
+        "composition": _composition(normalized["composition"], parameters["further_sources"]),
         "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
         "components": {
             component: _model(artifact, parameters["facts"][component])
@@ -46,6 +48,19 @@ def bundle_manifest(
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
+
+
+def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[str, Any]:
+    """What the checkpoint was composed with: by content as normalized, by address as asked for."""
+    document = dict(content)
+    if VAE in content:
+        document[VAE] = {"uri": public_uri(uris[VAE]), **content[VAE]}
+    if "loras" in content:
+        document["loras"] = [
+            {"uri": public_uri(uris[lora_role(index)]), **lora}
+            for index, lora in enumerate(content["loras"])
+        ]
+    return document
 
 
 def public_uri(uri: str) -> str:

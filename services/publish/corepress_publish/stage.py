@@ -8,6 +8,8 @@ from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob
 from corepress.domain.bundle import CHECKSUMS, MANIFEST, MODEL_CARD, RESOURCES, VOCABULARY
+from corepress.domain.errors import VerificationFailed
+from corepress.domain.figures import outputs_below
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress_publish.card import model_card
 from corepress_publish.manifest import bundle_manifest
@@ -18,10 +20,16 @@ _MODEL_INPUT = "model/"
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Assemble a bundle.
 
-    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, and under ``facts`` those of
-    normalize and of each model's convert stage. Inputs: ``model/<component>``, one package or
-    compiled model each; ``tokenizer``, ``tokenizer_2``. Outputs: ``bundle``; facts: the manifest.
+    Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
+    role), and under ``facts`` those of normalize and of each model's convert stage;
+    ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
+    ``model/<component>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``.
+    Outputs: ``bundle``; facts: the manifest.
+
+    Raises:
+        VerificationFailed: a model has a lower figure.
     """
+    _refuse_below_threshold(task.parameters["facts"], task.parameters["min_psnr_db"])
     models = {
         name.removeprefix(_MODEL_INPUT): artifact
         for name, artifact in task.inputs.items()
@@ -38,6 +46,21 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     files[MODEL_CARD] = workspace.keep_bytes(model_card(manifest).encode())
     files[CHECKSUMS] = workspace.keep_bytes(_checksums(files).encode())
     return Outputs({"bundle": Artifact(files)}, {"manifest": manifest})
+
+
+def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, float]) -> None:
+    """The gate. It stands here, where builds part: one conversion may serve several recipes."""
+    failed = [
+        f"{component}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
+        f"the recipe asks for {least_db} dB"
+        for component, least_db in min_psnr_db.items()
+        for output, reached_db in outputs_below(facts[component]["psnr_db"], least_db).items()
+    ]
+    if failed:
+        raise VerificationFailed(
+            "; ".join(failed),
+            hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
+        )
 
 
 def _vocabulary(inputs: Mapping[str, Artifact]) -> dict[str, Blob]:

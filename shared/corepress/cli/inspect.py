@@ -8,7 +8,8 @@ import click
 
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, print_json, size_text
-from corepress.identify import inspect as inspect_files
+from corepress.domain.composition import CHECKPOINT
+from corepress.identify import inspect_composition
 from corepress_fetch.source import open_source
 
 
@@ -23,8 +24,16 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
     Examples:
       corepress inspect model.safetensors
       corepress inspect --json folder/ | jq .components
+      corepress inspect model.safetensors --lora style.safetensors:0.8
     """
-    report = inspect_files(open_source(source), read_options(options).for_identify, source)
+    checkpoint = read_options(options)
+    uris = {CHECKPOINT: source, **checkpoint.further_sources}
+    report = inspect_composition(
+        {role: open_source(uri) for role, uri in uris.items()},
+        checkpoint.lora_scales,
+        checkpoint.for_identify,
+        uris,
+    )
     if as_json:
         print_json(report)
         return
@@ -40,6 +49,11 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
             f"  {name:<16} {component['parameters'] / 1e6:10.1f} M parameters"
             f"  {size_text(component['bytes']):>9}  {dtypes}  {' '.join(marks)}".rstrip()
         )
+    if "vae" in report:
+        fit = "" if report["vae"]["fits"] else ": does not fit"
+        click.echo(f"  VAE          {report['vae']['source']}{fit}")
+    for lora in report.get("loras", []):
+        click.echo(f"  LoRA         {_lora_words(lora)}")
     needs = report["needs"]
     click.echo(
         f"  needs        {size_text(needs['disk_bytes'])} of disk, "
@@ -47,3 +61,11 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
     )
     for problem in report["problems"]:
         click.echo(f"  problem      [{problem['code']}] {problem['message']}")
+
+
+def _lora_words(lora: dict[str, Any]) -> str:
+    words = f"{lora['source']} at {lora['scale']:g}: "
+    if not lora["fits"]:
+        return f"{words}does not fit"
+    words += ", ".join(f"{count} of {name}" for name, count in lora["tensors"].items())
+    return words + (f", {len(lora['unmatched'])} left out" if lora["unmatched"] else "")

@@ -10,8 +10,7 @@ import click
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.errors import InvalidRequest
-from corepress_fetch.source import local_path
+from corepress.runtime.files import on_disk
 from corepress_normalize.folder import normalize_folder
 
 
@@ -27,14 +26,11 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     Examples:
       corepress normalize model.safetensors --out model
       corepress normalize sharded-folder/ --precision fp16 --out model
+      corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
     """
-    path = local_path(source)
-    if path is None:
-        raise InvalidRequest(
-            f"{source}: normalize reads local checkpoints", hint="download it first, or use `run`"
-        )
+    checkpoint = read_options(options)
     with ProgressDisplay() as display:
-        manifest = normalize_folder(path, out, read_options(options), display.activity)
+        manifest = normalize_folder(on_disk(source), out, checkpoint, display.activity)
     if as_json:
         print_json(manifest)
         return

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from corepress.domain.composition import Lora
 from corepress.domain.errors import MissingConfig
 from corepress.domain.job import CheckpointOptions
 
@@ -58,7 +59,23 @@ _OPTIONS = (
         type=click.Path(exists=True, file_okay=False),
         help="A folder with vocab.json and merges.txt.",
     ),
+    click.option(
+        "--vae",
+        metavar="SOURCE",
+        help="A VAE that takes the place of the checkpoint's own, or of a missing one.",
+    ),
+    click.option(
+        "--lora",
+        multiple=True,
+        metavar="SOURCE[:SCALE]",
+        help="A LoRA to merge into the weights, by default at 1; repeatable.",
+    ),
     click.option("--allow-non-finite", is_flag=True, help="Accept NaN and infinity in weights."),
+    click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Read .ckpt, .pt, .pth and .bin files: their weights alone, in a sandboxed process.",
+    ),
     click.option(
         "--max-shard-size",
         default="none",
@@ -83,11 +100,20 @@ def read_options(values: dict[str, Any]) -> CheckpointOptions:
     """
     configs = values.pop("configs")
     original = values.pop("original_config")
+    loras = values.pop("lora")
     return CheckpointOptions(
         **values,
+        lora=tuple(_lora(given) for given in loras),
         original_config=_parsed(original, yaml.safe_load) if original else None,
         config=dict(_component_config(given) for given in configs),
     )
+
+
+def _lora(given: str) -> Lora:
+    try:
+        return Lora.parse(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--lora") from error
 
 
 def _component_config(given: str) -> tuple[str, dict[str, Any]]:

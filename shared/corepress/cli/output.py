@@ -14,7 +14,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from corepress.domain.errors import CorepressError, Interrupted
-from corepress.runtime.worker import as_coded
+from corepress.runtime.failures import as_coded
 
 P = ParamSpec("P")
 

@@ -52,10 +52,10 @@ class ProgressDisplay:
         """Something outside of a pipeline came this far; ``unit`` is ``B`` for bytes."""
         self._show(name, "", done, total, unit)
 
-    def started(self, ref: NodeRef, attempt: int) -> None:
+    def started(self, ref: NodeRef) -> None:
         """The stage begins to run."""
         if self._bars is None:
-            self.say(f"{_label(ref)} ..." if attempt == 1 else f"{_label(ref)} ... again")
+            self.say(f"{_label(ref)} ..." if ref.attempt == 1 else f"{_label(ref)} ... again")
         self._show(_label(ref), "starting", 0, 1, "part")
 
     def progress(self, ref: NodeRef, activity: str, done: float, total: float, unit: str) -> None:

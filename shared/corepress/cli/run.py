@@ -12,6 +12,7 @@ from typing import Any, Literal
 import click
 
 from corepress.adapters.embedded.clone import clone_or_copy
+from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, db_text, fail, print_json, size_text
@@ -19,6 +20,7 @@ from corepress.cli.progress import ProgressDisplay
 from corepress.config import Settings
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import MANIFEST, SCHEMA
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import CompilerUnavailable, InternalError, from_document
 from corepress.domain.job import JobRequest, default_name, valid_name
 from corepress.domain.recipe import Recipe
@@ -80,6 +82,7 @@ def run(
     Examples:
       corepress run model.safetensors --recipe original --out bundles
       corepress run a.safetensors b/ --recipe original --recipe mine.yaml --out bundles
+      corepress run model.safetensors --lora style.safetensors:0.8 --recipe original --out bundles
     """
     if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
         raise click.BadParameter(
@@ -105,15 +108,19 @@ def run(
         JobRequest(source, recipes, name or default_name(source), checkpoint, compile_wish)
         for source in sources
     ]
-    resolved = [resolve(source, checkpoint.tokenizer) for source in sources]
+    further = {role: resolve(uri) for role, uri in checkpoint.further_sources.items()}
+    resolved = [
+        {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in sources
+    ]
     with (
         ProgressDisplay() as display,
-        embedded_pipeline(state or settings.state, settings.cache_limit, display) as pipeline,
+        logged(display, settings.log) as telemetry,
+        embedded_pipeline(state or settings.state, settings.cache_limit, telemetry) as pipeline,
     ):
         submitted = []
-        for request, source in zip(requests, resolved, strict=True):
+        for request, its_sources in zip(requests, resolved, strict=True):
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
-            jobs.submit(pipeline.store, pipeline.bus, job, request, source)
+            jobs.submit(pipeline.store, pipeline.bus, job, request, its_sources)
             submitted.append(_finish(pipeline, display, job, request, out))
     _conclude(submitted, compile_wish, as_json)
 

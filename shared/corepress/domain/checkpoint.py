@@ -46,7 +46,11 @@ class PredictionType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as stored: ``dtype`` is safetensors' name, ``offset`` absolute in the file."""
+    """A tensor as stored: ``dtype`` is safetensors' name, ``offset`` absolute in the file.
+
+    ``axes`` is the order in which its axes lie there, outermost first, where that isn't the order
+    of ``shape``: a pickle may hold transposed tensors, and others in ``channels_last``.
+    """
 
     file: str
     name: str
@@ -54,6 +58,30 @@ class Tensor:
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
+    axes: tuple[int, ...] = ()
+
+
+class AddendKind(StrEnum):
+    """The formulas by which factors make up what a LoRA adds."""
+
+    LORA = "lora"
+    LOHA = "loha"
+    LOKR = "lokr"
+    DIFFERENCE = "difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """What a LoRA adds to one tensor: ``scale`` times ``alpha``, where there is one, times factors.
+
+    ``factors`` are named as in `corepress.identify.lora.keys`; ``alpha`` is a scalar in the LoRA's
+    file, whose division by the rank is part of ``scale`` already.
+    """
+
+    kind: AddendKind
+    factors: Mapping[str, Tensor]
+    scale: float
+    alpha: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +90,8 @@ class TensorPlan:
 
     ``rows`` takes ``[start, stop)`` of the first axis (a contiguous byte range: OpenCLIP's fused
     ``in_proj`` is split so); ``transpose`` swaps the two axes of a matrix. Otherwise the bytes are
-    taken as they are and only the name and ``shape`` (of equal element count) change.
+    taken as they are and only the name and ``shape`` (of equal element count) change. ``added`` is
+    what LoRAs then add to it.
     """
 
     name: str
@@ -70,15 +99,20 @@ class TensorPlan:
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
     transpose: bool = False
+    added: tuple[Addend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The weight files that a component is read from, after variants were resolved."""
+    """The weight files that a component is read from, after variants were resolved.
+
+    ``index`` is the file that names the shards, where there are such.
+    """
 
     files: tuple[str, ...]
     sharded: bool
     variant: str | None
+    index: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +197,7 @@ class IdentifyOptions:
     precision: str = "auto"
     prediction_type: str = "auto"
     ema: bool = False
+    allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     supplied: frozenset[str] = frozenset()

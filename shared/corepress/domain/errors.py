@@ -62,6 +62,10 @@ class TransientError(CorepressError):
         super().__init__(message, hint=hint, path=path)
         self.retry_after_s = retry_after_s
 
+    def document(self) -> dict[str, Any]:
+        """The error as JSON, with ``retry_after_s``."""
+        return super().document() | {"retry_after_s": self.retry_after_s}
+
 
 class InternalError(CorepressError):
     """A bug of ours, or the death of a stage's process, with its traceback in the message."""
@@ -119,6 +123,18 @@ class NonFiniteWeights(PermanentError):
     """Weights hold NaN or infinity."""
 
     code = "non-finite-weights"
+
+
+class IncompatibleLora(PermanentError):
+    """A LoRA that does not fit the checkpoint it is to be merged into."""
+
+    code = "incompatible-lora"
+
+
+class IncompatibleVae(PermanentError):
+    """A VAE that does not fit the checkpoint it is given to."""
+
+    code = "incompatible-vae"
 
 
 class AmbiguousPredictionType(PermanentError):
@@ -249,8 +265,11 @@ def from_document(document: dict[str, Any]) -> CorepressError:
     kind = kinds.get(str(document.get("code")), InternalError)
     if kind is CorepressError:
         kind = InternalError
-    return kind(
+    error = kind(
         str(document.get("message", "")),
         hint=str(document.get("hint", "")),
         path=str(document.get("path", "")),
     )
+    if isinstance(error, TransientError):
+        error.retry_after_s = float(document.get("retry_after_s", error.retry_after_s))
+    return error

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from corepress.domain.checkpoint import IdentifyOptions
+from corepress.domain.composition import VAE, Lora, lora_role
 from corepress.domain.recipe import Recipe
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -32,13 +33,29 @@ class CheckpointOptions:
     ema: bool = False
     clip_skip: int | None = None
     allow_non_finite: bool = False
+    allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tokenizer: str | None = None
+    vae: str | None = None
+    lora: tuple[Lora, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """The options as JSON."""
-        return asdict(self)
+        """The options as JSON, as tasks have them: further sources are theirs by role."""
+        document = asdict(self)
+        del document["vae"], document["lora"]
+        return document
+
+    @property
+    def further_sources(self) -> dict[str, str]:
+        """What the checkpoint is composed with, by role."""
+        vae = {} if self.vae is None else {VAE: self.vae}
+        return vae | {lora_role(index): lora.source for index, lora in enumerate(self.lora)}
+
+    @property
+    def lora_scales(self) -> tuple[float, ...]:
+        """The scale of each LoRA."""
+        return tuple(lora.scale for lora in self.lora)
 
     @property
     def for_identify(self) -> IdentifyOptions:
@@ -49,6 +66,7 @@ class CheckpointOptions:
             precision=self.precision,
             prediction_type=self.prediction_type,
             ema=self.ema,
+            allow_pickle=self.allow_pickle,
             original_config=self.original_config,
             configs=self.config,
         )

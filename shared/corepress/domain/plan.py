@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
-from corepress.domain.errors import UnsupportedRecipe, VerificationFailed
-from corepress.domain.figures import outputs_below
+from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
     COMPONENTS,
@@ -32,8 +31,7 @@ class Node:
     """One step of a job.
 
     ``inputs`` names, for each input of the task, a node and one of its artifacts; ``facts`` names
-    the nodes whose facts the task gets, by label. ``min_psnr_db`` is what the outcome is held to
-    (no part of the task: a threshold does not change the work).
+    the nodes whose facts the task gets, by label.
     """
 
     id: str
@@ -41,7 +39,6 @@ class Node:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
-    min_psnr_db: float | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -74,37 +71,26 @@ class Node:
         }
         return Task(self.stage, parameters, inputs)
 
-    def refuse_below_threshold(self, outputs: Outputs) -> None:
-        """Hold the outcome to the recipe's threshold.
 
-        Raises:
-            VerificationFailed: an output's conversion figure is below it.
-        """
-        if self.min_psnr_db is None:
-            return
-        for output, reached in outputs_below(outputs.facts["psnr_db"], self.min_psnr_db).items():
-            raise VerificationFailed(
-                f"{self.id}: output {output!r} agrees with the checkpoint to {reached} dB, "
-                f"the recipe asks for {self.min_psnr_db} dB",
-                hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
-            )
-
-
-def opening_nodes(request: JobRequest, source: Mapping[str, Any]) -> list[Node]:
+def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoint is: fetch, then normalize.
 
     Args:
         request: the job.
-        source: the resolved source: what identifies its content at this moment.
+        sources: the resolved sources by role: what identifies their content at this moment.
     """
     options = request.options.document()
+    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
+    if request.options.lora:
+        parameters["lora_scales"] = list(request.options.lora_scales)
+    names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {"source": source, "options": options}),
+        Node("fetch", "fetch", {**sources, "options": options}),
         Node(
             "normalize",
             "normalize",
-            {"source": {"uri": request.source}, "options": options},
-            inputs={name: ("fetch", name) for name in ("source", "index", "tokenizer")},
+            parameters,
+            inputs={name: ("fetch", name) for name in names},
             facts={"fetch": "fetch"},
         ),
     ]
@@ -126,15 +112,18 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
         native = normalized["native_size"]
         for build, stated in recipe.build_names().items():
             size = stated or (tuple(native) if native else None)
-            converts: dict[str, str] = {}
+            converts: dict[ComponentName, Node] = {}
             for component in _components(recipe, normalized):
                 node = _convert_node(recipe, component, size, normalized, request)
-                nodes.setdefault(node.id, node)
-                converts[component] = node.id
+                nodes[node.id] = converts[component] = node
                 if request.compile == "required":
                     compiled = _compile_node(node)
-                    nodes.setdefault(compiled.id, compiled)
+                    nodes[compiled.id] = compiled
             publish = _publish_node(request, recipe, build, size, converts)
+            if publish.id in nodes:
+                raise UnsupportedRecipe(
+                    f"two builds would be called {build!r}", hint="give recipes other names"
+                )
             nodes[publish.id] = publish
     return list(nodes.values())
 
@@ -163,7 +152,9 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
 def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
     if recipe.sizes == "native":
         return
-    for component in SIZED.intersection(_components(recipe, facts)):
+    for component in _components(recipe, facts):
+        if component not in SIZED:
+            continue
         step = int(facts["vae_scale_factor"])
         if component == "unet":
             step *= int(facts["unet_divisor"])
@@ -211,7 +202,6 @@ def _convert_node(
         stage="convert",
         parameters=parameters,
         inputs={"component": ("normalize", source)},
-        min_psnr_db=recipe.threshold_db(precision),
     )
 
 
@@ -233,11 +223,13 @@ def _publish_node(
     recipe: Recipe,
     build: str,
     size: tuple[int, int] | None,
-    converts: Mapping[str, str],
+    converts: Mapping[ComponentName, Node],
 ) -> Node:
     compiled = request.compile == "required"
     models = {
-        f"model/{component}": (_compiled_id(node), "compiled") if compiled else (node, "package")
+        f"model/{component}": (
+            (_compiled_id(node.id), "compiled") if compiled else (node.id, "package")
+        )
         for component, node in converts.items()
     }
     tokenizers = {name: ("normalize", name) for name in ("tokenizer", "tokenizer_2")}
@@ -248,10 +240,15 @@ def _publish_node(
             "name": request.name,
             "size": list(size) if size else None,
             "recipe": asdict(recipe),
+            "min_psnr_db": {
+                component: recipe.threshold_db(node.parameters["precision"])
+                for component, node in converts.items()
+            },
             "clip_skip": request.options.clip_skip,
+            "further_sources": request.options.further_sources,
         },
         inputs={**models, **tokenizers},
-        facts={"normalize": "normalize", **converts},
+        facts={"normalize": "normalize"} | {c: node.id for c, node in converts.items()},
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal, get_args
 
 from corepress.domain.errors import UnsupportedRecipe
 
@@ -43,6 +43,30 @@ DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 10
 
 
 @dataclass(frozen=True, slots=True)
+class Compression:
+    """How a model's weights are stored: exactly one of the fields is given.
+
+    ``palettize`` is the bits of an index into a table of values, ``linear`` those of a quantized
+    value; ``mixed`` is a file that says which of these each tensor gets.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    palettize: Literal[1, 2, 3, 4, 6, 8] | None = None
+    linear: Literal[8] | None = None
+    mixed: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse none and several.
+
+        Raises:
+            ValueError: says what is allowed.
+        """
+        if [self.palettize, self.linear, self.mixed].count(None) != len(fields(self)) - 1:
+            raise ValueError("give one of palettize: 1, 2, 3, 4, 6 or 8; linear: 8; mixed: FILE")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A recipe file's content; field names, values and defaults are those of the file.
 
@@ -50,17 +74,17 @@ class Recipe:
     not be complete: see `precision_of` and `threshold_db`.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 
     name: str
     attention: Attention = "original"
     sizes: Literal["native"] | list[tuple[int, int]] = "native"
     batch: Literal[1, 2] = 2
     components: Literal["default"] | list[ComponentName] = "default"
-    precision: Mapping[ComponentName | Literal["default"], PrecisionChoice] = field(
+    precision: Mapping[Literal[ComponentName, "default"], PrecisionChoice] = field(
         default_factory=dict
     )
-    compression: Mapping[ComponentName, Mapping[str, Any]] = field(default_factory=dict)
+    compression: Mapping[ComponentName, Compression] = field(default_factory=dict)
     chunks: Literal[1, 2] = 1
     deployment_target: DeploymentTarget = "iOS17"
     min_psnr_db: Mapping[Precision, float] = field(default_factory=dict)

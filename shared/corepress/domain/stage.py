@@ -93,7 +93,8 @@ class BlobWriter(Protocol):
     def commit(self, digest: Digest | None = None) -> Blob:
         """Make the file durable under ``digest``, by default the sha256 of what was written.
 
-        A digest that is given is believed (``tensors:`` digests cannot be derived from bytes).
+        A digest that is given is believed (``tensors:`` digests cannot be derived from bytes);
+        its file has the one canonical layout, so that equal digests mean equal bytes.
         """
         ...
 
@@ -110,8 +111,8 @@ class Workspace(Protocol):
         """The stored file of an input (or of an output already kept)."""
         ...
 
-    def has(self, digest: Digest) -> bool:
-        """Whether the store holds a file of this digest already, so that it need not be made."""
+    def has(self, blob: Blob) -> bool:
+        """Whether the store holds this file already, so that it need not be made."""
         ...
 
     def keep(self, path: Path) -> Blob:

@@ -75,7 +75,10 @@ def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identif
     folders = {name: at for name, at in folders.items() if name not in options.supplied}
     entries = _entries(files, folders, options)
     chosen, decisions = choose_variants({n: e.found for n, e in entries.items()}, options)
-    read = {name: read_variant(files, entry.found, chosen[name]) for name, entry in entries.items()}
+    read = {
+        name: read_variant(files, entry.found, chosen[name], allow_pickle=options.allow_pickle)
+        for name, entry in entries.items()
+    }
     family = _family(entries, pipeline, options)
     family_name = family.name if family else _family_of_parts(entries)
 

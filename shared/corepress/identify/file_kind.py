@@ -28,6 +28,8 @@ _MARKS = (
     (FileKind.LFS_POINTER, re.compile(rb"version https://git-lfs")),
     (FileKind.ZIP, re.compile(rb"PK\x03\x04")),
     (FileKind.PICKLE, re.compile(rb"\x80[\x02-\x05]")),
+    # before protocol 2 pickles have no mark; these begin with a name, or with a list or dictionary
+    (FileKind.PICKLE, re.compile(rb"[(\]}]*[ci][\w.]+\n[\w.]+\n|\([dl]p\d+\n")),
 )
 _SAFETENSORS = re.compile(rb".{6}\0\0\{", re.DOTALL)
 

@@ -9,8 +9,6 @@ from corepress.identify.quoting import listing
 from corepress.identify.single_file import identify_single_file
 from corepress.identify.weight_files import PICKLE_ENDINGS
 
-_CHECKPOINT_ENDINGS = (".safetensors", *PICKLE_ENDINGS)
-
 
 def identify(files: Files, options: IdentifyOptions) -> Identification:
     """What a checkpoint is and how its components are made of its tensors.
@@ -24,16 +22,20 @@ def identify(files: Files, options: IdentifyOptions) -> Identification:
         MissingShard, CorruptIndex, UnsafePath: an index is not kept or not to be trusted.
         MissingVariant: the variant asked for does not exist.
         MissingConfig: the weights can't tell a size, and no configuration does.
-        UnsafePickle: the weights are a pickle.
+        UnsafePickle: the weights are a pickle that isn't allowed, or that wants more than weights.
         InvalidRequest: the options name no family.
     """
     if is_diffusers(files):
         return identify_diffusers_folder(files, options)
-    return identify_single_file(files, _only_checkpoint(files), options)
+    return identify_single_file(files, only_checkpoint(files), options)
 
 
-def _only_checkpoint(files: Files) -> str:
-    """The one file to identify; safetensors are preferred to pickles."""
+def only_checkpoint(files: Files) -> str:
+    """The one file to identify; safetensors are preferred to pickles.
+
+    Raises:
+        UnsupportedCheckpoint: there is none, or more than one.
+    """
     if len(files) == 1:
         return next(iter(files))
     for endings in ((".safetensors",), PICKLE_ENDINGS):

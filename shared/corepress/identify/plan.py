@@ -45,7 +45,7 @@ def plan(parameters: Iterable[Parameter], part: Part, *, original: bool) -> Plan
         if not _same_but_for_ones(tensor.shape, wanted):
             misshapen[f"{tensor.name} {list(tensor.shape)}, not {list(wanted)}"] = None
             continue
-        _check_dtype(tensor)
+        check_dtype(tensor)
         plans.append(
             TensorPlan(
                 parameter.name,
@@ -88,6 +88,20 @@ def refuse_incomplete(family: str, planned: Mapping[str, Planned]) -> None:
         )
 
 
+def check_dtype(tensor: Tensor) -> None:
+    """Refuse a tensor whose dtype isn't one of `WEIGHT_DTYPES`.
+
+    Raises:
+        UnsupportedCheckpoint: it isn't.
+    """
+    if tensor.dtype not in WEIGHT_DTYPES:
+        raise UnsupportedCheckpoint(
+            f"{tensor.file}: tensor {quote(tensor.name)} is stored as {tensor.dtype}",
+            path=tensor.file,
+            hint=f"Quantized weights aren't read; use a file in {', '.join(WEIGHT_DTYPES)}.",
+        )
+
+
 def _faults(component: str, fault: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
@@ -99,12 +113,3 @@ def _same_but_for_ones(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool
     """Whether shapes differ only by trailing ones: a 1x1 convolution is a linear layer's bytes."""
     longer, shorter = (stored, wanted) if len(stored) >= len(wanted) else (wanted, stored)
     return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
-
-
-def _check_dtype(tensor: Tensor) -> None:
-    if tensor.dtype not in WEIGHT_DTYPES:
-        raise UnsupportedCheckpoint(
-            f"{tensor.file}: tensor {quote(tensor.name)} is stored as {tensor.dtype}",
-            path=tensor.file,
-            hint=f"Quantized weights aren't read; use a file in {', '.join(WEIGHT_DTYPES)}.",
-        )

@@ -13,8 +13,8 @@ def quote(name: str) -> str:
     return ascii(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")
 
 
-def listing(names: Sequence[str]) -> str:
+def listing(names: Sequence[str], at_most: int = _NAMES_SHOWN) -> str:
     """The first few names and how many more there are."""
-    shown = ", ".join(quote(name) for name in names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
+    shown = ", ".join(quote(name) for name in names[:at_most])
+    more = len(names) - at_most
     return f"{shown} and {more} more" if more > 0 else shown

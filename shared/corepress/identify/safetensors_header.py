@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from corepress.domain.checkpoint import ByteSource, Tensor
-from corepress.domain.errors import CorruptCheckpoint, UnsupportedCheckpoint
+from corepress.domain.errors import UnsupportedCheckpoint
+from corepress.identify.corrupt import refuse_corrupt
 from corepress.identify.file_kind import SNIFF_BYTES, FileKind, file_kind
 from corepress.identify.quoting import quote
 
@@ -48,7 +49,6 @@ DTYPE_BITS = {
 _LENGTH_BYTES = 8
 _LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 _MOST_ELEMENTS = 2**63
-_DOWNLOAD_AGAIN = "Download the file again and compare its size or checksum with the publisher's."
 
 
 def read_header(source: ByteSource, path: str) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def read_header(source: ByteSource, path: str) -> dict[str, Tensor]:
     start = source.read(0, min(source.size_bytes, SNIFF_BYTES))
     kind = file_kind(start)
     if kind is not FileKind.OTHER:
-        _refuse(path, f"not a safetensors file but {kind.value}")
+        refuse_corrupt(path, f"not a safetensors file but {kind.value}")
     header_bytes = _header_length(start, source.size_bytes, path)
     data_start = _LENGTH_BYTES + header_bytes
     entries = _parse(source.read(_LENGTH_BYTES, header_bytes), path)
@@ -79,18 +79,35 @@ def read_header(source: ByteSource, path: str) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
+def read_metadata(source: ByteSource, path: str) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; nothing for any other file.
+
+    Raises:
+        CorruptCheckpoint: the header is not well-formed.
+    """
+    start = source.read(0, min(source.size_bytes, SNIFF_BYTES))
+    if file_kind(start) is not FileKind.OTHER:
+        return {}
+    header = source.read(_LENGTH_BYTES, _header_length(start, source.size_bytes, path))
+    return dict(_parse(header, path).get("__metadata__", {}))
+
+
 def _header_length(start: bytes, file_bytes: int, path: str) -> int:
     if file_bytes < _LENGTH_BYTES:
-        _refuse(path, f"only {file_bytes} bytes long, shorter than the header's length field")
+        refuse_corrupt(
+            path, f"only {file_bytes} bytes long, shorter than the header's length field"
+        )
     length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     if length > _LONGEST_HEADER_BYTES:
-        _refuse(path, f"its header would be {length} bytes, more than the format's limit of 100 MB")
+        refuse_corrupt(
+            path, f"its header would be {length} bytes, more than the format's limit of 100 MB"
+        )
     if length > file_bytes - _LENGTH_BYTES:
-        _refuse(
+        refuse_corrupt(
             path, f"its header of {length} bytes ends behind the file's end ({file_bytes} bytes)"
         )
     if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{" or length == 0:
-        _refuse(path, "its header is not a JSON object")
+        refuse_corrupt(path, "its header is not a JSON object")
     return length
 
 
@@ -99,26 +116,26 @@ def _parse(header: bytes, path: str) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            _refuse(path, f"its header names {quote(twice)} twice")
+            refuse_corrupt(path, f"its header names {quote(twice)} twice")
         return entries
 
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        _refuse(path, f"its header is not UTF-8 (byte {error.start})")
+        refuse_corrupt(path, f"its header is not UTF-8 (byte {error.start})")
     except RecursionError:
-        _refuse(path, "its header is nested too deeply")
+        refuse_corrupt(path, "its header is nested too deeply")
     except ValueError as error:
-        _refuse(path, f"its header is not JSON ({error})")
+        refuse_corrupt(path, f"its header is not JSON ({error})")
     metadata = entries.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        _refuse(path, "its __metadata__ does not map names to strings")
+        refuse_corrupt(path, "its __metadata__ does not map names to strings")
     return dict(entries)
 
 
 def _tensor(name: str, entry: Any, path: str, data_start: int, data_bytes: int) -> Tensor:
     def refuse(reason: str) -> NoReturn:
-        _refuse(path, f"tensor {quote(name)} {reason}")
+        refuse_corrupt(path, f"tensor {quote(name)} {reason}")
 
     if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
         refuse("lacks dtype, shape or data_offsets")
@@ -163,9 +180,11 @@ def _check_coverage(tensors: Sequence[Tensor], begin: int, end: int, path: str) 
     previous: Tensor | None = None
     for tensor in tensors:
         if tensor.offset < begin and previous is not None:
-            _refuse(path, f"tensors {quote(previous.name)} and {quote(tensor.name)} share bytes")
+            refuse_corrupt(
+                path, f"tensors {quote(previous.name)} and {quote(tensor.name)} share bytes"
+            )
         if tensor.offset > begin:
-            _refuse(
+            refuse_corrupt(
                 path,
                 f"{tensor.offset - begin} bytes before tensor {quote(tensor.name)} "
                 "belong to no tensor",
@@ -173,8 +192,4 @@ def _check_coverage(tensors: Sequence[Tensor], begin: int, end: int, path: str) 
         begin = tensor.offset + tensor.size_bytes
         previous = tensor
     if begin < end:
-        _refuse(path, f"{end - begin} bytes behind the last tensor belong to no tensor")
-
-
-def _refuse(path: str, reason: str) -> NoReturn:
-    raise CorruptCheckpoint(f"{path}: {reason}", path=path, hint=_DOWNLOAD_AGAIN)
+        refuse_corrupt(path, f"{end - begin} bytes behind the last tensor belong to no tensor")

@@ -10,13 +10,15 @@ from corepress.domain.checkpoint import Files, Tensor
 from corepress.domain.errors import CorruptCheckpoint, CorruptIndex, MissingShard, UnsafePath
 from corepress.identify.json_file import read_json_object
 from corepress.identify.quoting import quote
-from corepress.identify.safetensors_header import read_header
+from corepress.identify.tensor_file import read_weight_file
 
 _UNSAFE = re.compile(r"^/|^~|\\|:|[\x00-\x1f]|(^|/)\.{1,2}(/|$)|//|^$|/$")
 """Absolute, climbing, empty, or with a drive, a backslash or a control character."""
 
 
-def read_shards(files: Files, folder: str, index: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+def read_shards(
+    files: Files, folder: str, index: str, *, allow_pickle: bool
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """The shards that an index names, and all their tensors by name.
 
     Every promise is checked: names before anything is opened, then that the shards are there,
@@ -26,7 +28,7 @@ def read_shards(files: Files, folder: str, index: str) -> tuple[tuple[str, ...],
         CorruptIndex: the index is unreadable or disagrees with a shard.
         UnsafePath: it names a file outside of the folder.
         MissingShard: it names a file that is not there.
-        CorruptCheckpoint: a shard is not well-formed.
+        CorruptCheckpoint, UnsafePickle, UnsupportedCheckpoint: a shard can't be read.
     """
     weight_map = _weight_map(files, index)
     names = sorted(set(weight_map.values()))
@@ -41,7 +43,7 @@ def read_shards(files: Files, folder: str, index: str) -> tuple[tuple[str, ...],
             )
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        for name, tensor in read_header(files[shard], shard).items():
+        for name, tensor in read_weight_file(files, shard, allow_pickle=allow_pickle).items():
             if name in tensors:
                 _refuse(index, f"{quote(name)} is in {tensors[name].file} and in {shard}")
             if name not in weight_map:

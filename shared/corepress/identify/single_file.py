@@ -34,7 +34,8 @@ from corepress.identify.original_config import OriginalConfig, read_original_con
 from corepress.identify.plan import Planned, plan, refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
-from corepress.identify.weight_files import read_weight_file
+from corepress.identify.tensor_file import read_weight_file
+from corepress.identify.textual_inversion import refuse_textual_inversion
 
 _NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
 _UNET_BLOCK = re.compile(r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\.")
@@ -83,7 +84,8 @@ class _Reading:
 
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
-    tensors = read_weight_file(files, path)
+    tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
+    refuse_textual_inversion(path, tensors)
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(
             f"{path} is a single file, of which there are no variants",
@@ -117,7 +119,7 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
         problems=ambiguity(prediction_type),
         decisions=(
             *(decision for reading in readings.values() for decision in reading.decisions),
-            *_leftovers(tensors, readings.values()),
+            *_leftovers(_wanted(tensors, options), readings.values()),
         ),
     )
 
@@ -234,6 +236,13 @@ def _read_text_encoder(source: _Source, encoder: TextEncoder) -> _Reading:
 
 def _has_ema(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(_EMA) for name in tensors)
+
+
+def _wanted(tensors: Mapping[str, Tensor], options: IdentifyOptions) -> Mapping[str, Tensor]:
+    """All tensors but those of a VAE whose place another one takes."""
+    if "vae" not in options.supplied:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_VAE)}
 
 
 def _leftovers(tensors: Mapping[str, Tensor], readings: Iterable[_Reading]) -> tuple[Decision, ...]:

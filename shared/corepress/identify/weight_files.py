@@ -8,22 +8,30 @@ from dataclasses import dataclass, field
 
 from corepress.domain.checkpoint import Decision, Files, IdentifyOptions, Tensor, WeightFiles
 from corepress.domain.errors import CorruptIndex, MissingVariant, UnsafePickle
-from corepress.identify.file_kind import SNIFF_BYTES, FileKind, file_kind
-from corepress.identify.safetensors_header import read_header
 from corepress.identify.shard_index import read_shards
+from corepress.identify.tensor_file import pickle_error, read_weight_file
 
 PICKLE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_STEMS = {"diffusers": ("diffusion_pytorch_model",) * 2, "transformers": ("model", "pytorch_model")}
+_SAFETENSORS, _PICKLE = ".safetensors", ".bin"
+_STEMS = {
+    "diffusers": {_SAFETENSORS: "diffusion_pytorch_model", _PICKLE: "diffusion_pytorch_model"},
+    "transformers": {_SAFETENSORS: "model", _PICKLE: "pytorch_model"},
+}
 _VARIANT = r"(?P<variant>[A-Za-z0-9_]+)"
 _SHARD = r"\d{5}-of-\d{5}"
-# diffusers until 0.33 put the variant behind a shard's number, today in front of it
-_ENDINGS = {
-    "file": re.compile(rf"(?:\.{_VARIANT})?\.safetensors"),
-    "index": re.compile(rf"\.safetensors\.index(?:\.{_VARIANT})?\.json"),
-    "other index": re.compile(rf"\.{_VARIANT}\.safetensors\.index\.json"),
-    "shard": re.compile(rf"(?:\.{_VARIANT})?-{_SHARD}\.safetensors"),
-    "old shard": re.compile(rf"-{_SHARD}(?:\.{_VARIANT})?\.safetensors"),
+_RESTS = {
+    ending: {
+        # diffusers until 0.33 put the variant behind a shard's number, today in front of it
+        "file": re.compile(rf"(?:\.{_VARIANT})?\{ending}"),
+        "index": re.compile(rf"\{ending}\.index(?:\.{_VARIANT})?\.json"),
+        "other index": re.compile(rf"\.{_VARIANT}\{ending}\.index\.json"),
+        "shard": re.compile(rf"(?:\.{_VARIANT})?-{_SHARD}\{ending}"),
+        "old shard": re.compile(rf"-{_SHARD}(?:\.{_VARIANT})?\{ending}"),
+    }
+    for ending in (_SAFETENSORS, _PICKLE)
 }
+"""What follows a stem in a file's name, by the file's role."""
+
 _FULLEST_FIRST = ("fp32", "bf16", "fp16")
 
 
@@ -35,45 +43,64 @@ class Variant:
     index: str | None = None
     shards: list[str] = field(default_factory=list)
 
+    @property
+    def path(self) -> str:
+        """The file to name in a message."""
+        return self.file or self.index or self.shards[0]
+
+
+Variants = Mapping[str | None, Variant]
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The weights of a component that a folder offers: by variant, and as pickles."""
+    """The weights of a component that a folder offers: as safetensors, and as pickles."""
 
     folder: str
-    variants: Mapping[str | None, Variant]
-    pickles: tuple[str, ...]
+    safetensors: Variants
+    pickled: Variants
 
     def __bool__(self) -> bool:
-        return bool(self.variants or self.pickles)
+        return bool(self.safetensors or self.pickled)
+
+    def readable(self, *, allow_pickle: bool) -> Variants:
+        """What may be read: of each variant safetensors before pickles."""
+        return {**self.pickled, **self.safetensors} if allow_pickle else self.safetensors
 
 
 def find_weights(files: Files, folder: str, kind: str) -> Found:
     """What a component's folder (``""`` or ending in ``/``) offers, without opening anything."""
-    stem, pickle_stem = _STEMS[kind]
+    names = [
+        path.removeprefix(folder)
+        for path in sorted(files)
+        if path.startswith(folder) and "/" not in path.removeprefix(folder)
+    ]
+    return Found(
+        folder,
+        safetensors=_variants(folder, names, _STEMS[kind][_SAFETENSORS], _SAFETENSORS),
+        pickled=_variants(folder, names, _STEMS[kind][_PICKLE], _PICKLE),
+    )
+
+
+def _variants(folder: str, names: list[str], stem: str, ending: str) -> Variants:
     variants: dict[str | None, Variant] = {}
-    pickles: list[str] = []
-    for path in sorted(files):
-        name = path.removeprefix(folder)
-        if not path.startswith(folder) or "/" in name:
+    for name in names:
+        if not name.startswith(stem):
             continue
-        if name.startswith(pickle_stem) and name.endswith(PICKLE_ENDINGS):
-            pickles.append(path)
-        for role, pattern in _ENDINGS.items():
-            match = pattern.fullmatch(name.removeprefix(stem)) if name.startswith(stem) else None
+        for role, pattern in _RESTS[ending].items():
+            match = pattern.fullmatch(name.removeprefix(stem))
             if match is None:
                 continue
             variant = variants.setdefault(match["variant"], Variant())
             if role == "file":
-                variant.file = path
+                variant.file = folder + name
             elif "index" in role:
-                variant.index = path
+                variant.index = folder + name
             else:
-                variant.shards.append(path)
+                variant.shards.append(folder + name)
             break
     # shards under another naming may belong to an index without a variant in its name
-    readable = {name: v for name, v in variants.items() if v.file or v.index}
-    return Found(folder, readable or variants, tuple(pickles))
+    return {name: v for name, v in variants.items() if v.file or v.index} or variants
 
 
 def choose_variants(
@@ -83,13 +110,18 @@ def choose_variants(
 
     Raises:
         MissingVariant: ``none``, and a component lacks default files; or a name that no file has.
-        UnsafePickle: a component has nothing but pickles, or nothing else of what is asked for.
+        UnsafePickle: what is asked for, or all of a component, exists as pickles only, which are
+            not allowed.
     """
-    for component, offer in found.items():
-        if not offer.variants:
-            raise pickle_error(offer.pickles[0], component)
     wanted = options.variant
-    existing = {variant for offer in found.values() for variant in offer.variants}
+    offers = {
+        component: offer.readable(allow_pickle=options.allow_pickle)
+        for component, offer in found.items()
+    }
+    existing = {variant for offered in offers.values() for variant in offered}
+    for component, offer in found.items():
+        if not offers[component] or (wanted in offer.pickled and wanted not in existing):
+            raise _pickled(offer, wanted, component)
     if wanted not in ("auto", "none", *existing):
         raise MissingVariant(
             f"no weight file has the variant {wanted!r}; there are: {_names(existing)}",
@@ -97,73 +129,57 @@ def choose_variants(
         )
     chosen: dict[str, str | None] = {}
     decisions: list[Decision] = []
-    for component, offer in found.items():
-        variant, reason = _choose(offer, options)
+    for component, offered in offers.items():
+        variant, reason = _choose(offered, options)
         if wanted == "none" and variant is not None:
-            if offer.pickles:
-                raise pickle_error(offer.pickles[0], component)
+            if None in found[component].pickled:
+                raise _pickled(found[component], None, component)
             raise MissingVariant(
-                f"{component} has no default weight file; there are: {_names(offer.variants)}",
-                path=offer.folder,
+                f"{component} has no default weight file; there are: {_names(offered)}",
+                path=found[component].folder,
                 hint="Use --variant auto, or one of those.",
             )
         chosen[component] = variant
-        if variant is not None or len(offer.variants) > 1 or wanted not in ("auto", "none"):
+        if variant is not None or len(offered) > 1 or wanted not in ("auto", "none"):
             decisions.append(Decision(component, f"variant {variant or 'none'}", reason))
+        if variant not in found[component].safetensors:
+            decisions.append(
+                Decision(component, "read from a pickle", "there is no safetensors file")
+            )
     return chosen, decisions
 
 
+def _pickled(offer: Found, variant: str | None, component: str) -> UnsafePickle:
+    any_variant = next(iter(offer.pickled.values()))
+    return pickle_error(offer.pickled.get(variant, any_variant).path, component)
+
+
 def read_variant(
-    files: Files, offer: Found, variant: str | None
+    files: Files, offer: Found, variant: str | None, *, allow_pickle: bool
 ) -> tuple[WeightFiles, dict[str, Tensor]]:
     """The chosen files of a component and all tensors in them.
 
     Raises:
         CorruptIndex: shards without an index, or an index that disagrees with its shards.
-        CorruptCheckpoint, MissingShard, UnsafePath: as `read_header` and `read_shards` say.
+        CorruptCheckpoint, UnsafePickle, UnsupportedCheckpoint: as `read_weight_file` says.
+        MissingShard, UnsafePath: as `read_shards` says.
     """
-    choice = offer.variants[variant]
+    choice = offer.readable(allow_pickle=allow_pickle)[variant]
     if choice.file is not None:
-        tensors = read_header(files[choice.file], choice.file)
+        tensors = read_weight_file(files, choice.file, allow_pickle=allow_pickle)
         return WeightFiles((choice.file,), sharded=False, variant=variant), tensors
     if choice.index is None:
         raise CorruptIndex(
-            f"{choice.shards[0]} is one of several shards, but there is no index file",
-            path=choice.shards[0],
-            hint="Download the *.safetensors.index.json that belongs to the shards.",
+            f"{choice.path} is one of several shards, but there is no index file",
+            path=choice.path,
+            hint="Download the *.index.json that belongs to the shards.",
         )
-    shards, tensors = read_shards(files, offer.folder, choice.index)
-    return WeightFiles(shards, sharded=True, variant=variant), tensors
+    shards, tensors = read_shards(files, offer.folder, choice.index, allow_pickle=allow_pickle)
+    return WeightFiles(shards, sharded=True, variant=variant, index=choice.index), tensors
 
 
-def read_weight_file(files: Files, path: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint in a single file, whatever its name ends in.
-
-    Raises:
-        UnsafePickle: it is a pickle, or a zip archive with one, and doesn't pretend otherwise.
-        CorruptCheckpoint: it is no safetensors file; a pickle named ``.safetensors`` included.
-        UnsupportedCheckpoint: it holds no tensor.
-    """
-    source = files[path]
-    kind = file_kind(source.read(0, min(source.size_bytes, SNIFF_BYTES)))
-    if kind in (FileKind.ZIP, FileKind.PICKLE) and not path.endswith(".safetensors"):
-        raise pickle_error(path)
-    return read_header(source, path)
-
-
-def pickle_error(path: str, component: str = "") -> UnsafePickle:
-    """The error for weights that exist as a pickle only."""
-    what = f"the weights of {component} are" if component else f"{path} is"
-    return UnsafePickle(
-        f"{what} a pickle, which can run code when it is read",
-        path=path,
-        hint="Prefer a safetensors version; --allow-pickle reads the weights in a sandbox.",
-    )
-
-
-def _choose(offer: Found, options: IdentifyOptions) -> tuple[str | None, str]:
+def _choose(offered: Variants, options: IdentifyOptions) -> tuple[str | None, str]:
     """A component's variant and why: what is asked for, else what costs least and loses nothing."""
-    offered = offer.variants
     if options.variant in offered:
         return options.variant, "asked for"
     if options.variant == "auto" and options.precision == "fp16" and "fp16" in offered:
@@ -182,5 +198,5 @@ def _choose(offer: Found, options: IdentifyOptions) -> tuple[str | None, str]:
     return ranked[0], "there are no default files"
 
 
-def _names(variants: Mapping[str | None, Variant] | set[str | None]) -> str:
+def _names(variants: Variants | set[str | None]) -> str:
     return ", ".join(sorted(variant or "none (the default files)" for variant in variants))

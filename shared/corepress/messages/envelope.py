@@ -7,49 +7,69 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import InvalidRequest
 
+Data = TypeVar("Data", bound=BaseModel)
 
-class Envelope(BaseModel):
-    """The attributes that Corepress sets and requires; ``data`` follows the type's schema."""
+_HINT = "asyncapi.yaml describes what is accepted"
+
+
+class _Envelope(BaseModel):
+    """The attributes that Corepress sets and requires; ``data`` follows the type's schema.
+
+    Others are allowed, as CloudEvents wants it (``time``, ``traceparent``, ...), and not looked at.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     specversion: Literal["1.0"] = "1.0"
-    id: str
-    source: str
-    type: str
+    id: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    type: str = Field(min_length=1)
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]
 
 
 def encode(message_type: str, message_id: str, data: Mapping[str, Any]) -> bytes:
     """The message as canonical JSON bytes."""
-    envelope = Envelope(id=message_id, source="/corepress", type=message_type, data=dict(data))
+    envelope = _Envelope(id=message_id, source="/corepress", type=message_type, data=dict(data))
     return canonical_json(envelope.model_dump())
 
 
-def decode(body: bytes, message_type: str) -> dict[str, Any]:
+def decode(body: bytes, message_type: str, schema: type[Data]) -> Data:
     """The data of a message of the expected type.
 
     Raises:
-        InvalidRequest: not a CloudEvents message, or of another type or schema version.
+        InvalidRequest: not a CloudEvents message, of another type or schema version, or with data
+            that breaks the schema; names the field.
     """
     try:
-        envelope = Envelope.model_validate(json.loads(body))
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise InvalidRequest(
-            f"not a CloudEvents 1.0 JSON message: {error}",
-            hint="asyncapi.yaml describes what is accepted",
-        ) from error
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"a message that is not JSON: {error}", hint=_HINT) from error
+    envelope = _validated(_Envelope, document, ())
     if envelope.type != message_type:
         raise InvalidRequest(
             f"a message of type {envelope.type!r} where {message_type!r} was expected",
             hint="sender and receiver must speak the same schema version",
+            path="type",
         )
-    return envelope.data
+    return _validated(schema, envelope.data, ("data",))
+
+
+def _validated(schema: type[Data], document: Any, parents: tuple[str, ...]) -> Data:
+    try:
+        return schema.model_validate(document, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (*parents, *first["loc"]))
+        raise InvalidRequest(
+            f"a message with a wrong field: {where or 'the message itself'}: {first['msg']}",
+            hint=_HINT,
+            path=where,
+        ) from error

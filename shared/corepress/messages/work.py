@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from corepress.domain.errors import InvalidRequest
 from corepress.domain.stage import Task
 from corepress.messages.envelope import decode, encode
 
 TYPE = "corepress.work.v1"
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+"""Of a job or a node: it is part of keys in the store."""
+
 
 class _BlobData(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    digest: str
-    bytes: int
+    digest: str = Field(pattern=r"^(sha256|tensors):[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
 
 
 class _TaskData(BaseModel):
     model_config = ConfigDict(extra="forbid")
     stage: str
-    parameters: dict[str, object]
+    parameters: dict[str, Any]
     inputs: dict[str, dict[str, _BlobData]]
 
 
 class _WorkData(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    job: str
-    node: str
+    job: _Name
+    node: _Name
     task: _TaskData
 
 
@@ -53,11 +56,5 @@ class Work:
         Raises:
             InvalidRequest: says which field is wrong.
         """
-        data = decode(body, TYPE)
-        try:
-            TypeAdapter(_WorkData).validate_python(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InvalidRequest(f"work message: {where}: {first['msg']}", path=where) from error
-        return Work(data["job"], data["node"], Task.from_document(data["task"]))
+        data = decode(body, TYPE, _WorkData)
+        return Work(data.job, data.node, Task.from_document(data.task.model_dump()))

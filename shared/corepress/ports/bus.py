@@ -3,10 +3,13 @@
 Semantics that every implementation keeps, checked by `corepress.testing.bus_contract`:
 
 - `publish` returns when the message is safe and routed to a queue, or raises;
-- a message stays with the bus until its delivery is settled; one whose receiver is gone is
-  delivered again;
-- a delivery is settled exactly once: acknowledged, retried after a delay, or dead-lettered;
+- a message is in the hands of one receiver at a time;
+- a message stays with the bus until its delivery is settled; what a receiver that is gone had in
+  its hands is delivered again, as the same attempt;
+- a delivery is settled exactly once: acknowledged, retried, postponed or dead-lettered;
 - dead letters keep the message and the reason, and are never lost.
+
+No order is promised but that of dead letters.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ class DeadLetter:
 
 
 class Delivery(Protocol):
-    """One message in the hands of a worker."""
+    """One message in the hands of a worker.
+
+    To settle it a second time raises RuntimeError; once its client is closed, `BusUnavailable`.
+    """
 
     @property
     def stage(self) -> str:
@@ -51,16 +57,27 @@ class Delivery(Protocol):
         """Deliver the message again after a delay, as the next attempt."""
         ...
 
+    def postpone(self, delay_s: float) -> None:
+        """Deliver the message again after a delay, as the same attempt: nothing was tried."""
+        ...
+
     def dead_letter(self, reason: str) -> None:
         """Give the message up."""
         ...
 
 
 class Bus(Protocol):
-    """Queues by stage. Every method may raise `BusUnavailable`."""
+    """One client of queues by stage, used by one thread at a time.
+
+    Every method may raise `BusUnavailable`.
+    """
 
     def publish(self, stage: str, body: bytes) -> None:
-        """Send a message to a stage."""
+        """Send a message to a stage.
+
+        Raises:
+            BusUnavailable: also where the stage has no queue.
+        """
         ...
 
     def receive(self, stages: Collection[str], timeout_s: float) -> Delivery | None:
@@ -69,4 +86,8 @@ class Bus(Protocol):
 
     def dead_letters(self) -> Sequence[DeadLetter]:
         """What was given up, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Leave the bus; what is unsettled is delivered again, to others."""
         ...

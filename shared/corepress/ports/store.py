@@ -4,9 +4,15 @@ Semantics that every implementation keeps, checked by `corepress.testing.store_c
 
 - what a call has returned from is visible to every later call of any process (S3 is strongly
   consistent; so is a folder);
+- a document is read as it was written, never half of it;
 - `create` makes a document exactly once, however many callers race;
-- a blob is complete or absent, never half-written, and never changes once it is there;
+- a blob is complete or absent, never half-written, and never changes once it is there: whoever
+  brings the same digest again, however many at once, leaves it as it is;
+- a blob that lost bytes (a power cut, a changed file that was adopted) is absent, and can be
+  brought again;
 - a listing sees every document created before it began.
+
+Keys are relative POSIX paths; no key is a folder of another.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ class Store(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write a document, replacing an older one: for renewals and derived pages only."""
+        """Write a document, replacing an older one: for what is renewed or derived anew."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
@@ -55,7 +61,7 @@ class Store(Protocol):
         """The keys that begin with ``prefix``, sorted."""
         ...
 
-    def has(self, digest: Digest) -> bool:
+    def has(self, blob: Blob) -> bool:
         """Whether the blob is there, whole; counts as a use of it."""
         ...
 
@@ -70,7 +76,8 @@ class Store(Protocol):
     def writer(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
         """A new blob as a stream; leaving the context without a commit discards it.
 
-        A digest that is known beforehand may save the store a copy.
+        Equal digests must mean equal bytes, also where a digest is given to the commit. One that
+        is known beforehand may save the store a copy.
         """
         ...
 

@@ -9,17 +9,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class NodeRef:
-    """Which node of which job, under which stage."""
+    """Which node of which job, under which stage, and which attempt at it, from 1."""
 
     job: str
     node: str
     stage: str
+    attempt: int
 
 
 class Telemetry(Protocol):
     """Hooks of a delivery's life; they must be quick and must not raise."""
 
-    def started(self, ref: NodeRef, attempt: int) -> None:
+    def started(self, ref: NodeRef) -> None:
         """The stage begins to run."""
         ...
 

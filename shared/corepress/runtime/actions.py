@@ -38,24 +38,33 @@ def action_of(stage: Stage, task: Task) -> Action:
 
 
 def load_outputs(store: Store, key: str) -> Outputs | None:
-    """The outputs of a committed action, None where it or one of its blobs is missing."""
+    """The outputs of a committed action, None where it or one of its blobs is missing.
+
+    Counts as a use of the blobs. A manifest that a power cut left short counts as missing.
+    """
     try:
         document = json.loads(store.get(_document_key(key)))
-    except DocumentNotFound:
+    except (DocumentNotFound, ValueError):
         return None
     outputs = Outputs.from_document(document["outputs"])
     blobs = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
-    return outputs if all(store.has(blob.digest) for blob in blobs) else None
+    return outputs if all(store.has(blob) for blob in blobs) else None
 
 
 def commit(store: Store, action: Action, outputs: Outputs) -> None:
-    """Make the action's outcome known; the blobs must be in the store."""
+    """Make the action's outcome known; the blobs must be in the store.
+
+    Where another did the same work meanwhile, its outcome stands: what follows is built on one.
+    """
     document = {
         "stage": action.task.stage,
         "toolchain": action.toolchain,
         "outputs": outputs.document(),
     }
-    store.put(_document_key(action.key), canonical_json(document))
+    manifest = canonical_json(document)
+    key = _document_key(action.key)
+    if not store.create(key, manifest) and load_outputs(store, action.key) is None:
+        store.put(key, manifest)
 
 
 def _document_key(key: str) -> str:

@@ -7,8 +7,15 @@ import stat
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from corepress.domain.errors import AccessDenied, CorruptCheckpoint, SourceNotFound, UnsafePath
+from corepress.domain.errors import (
+    AccessDenied,
+    CorruptCheckpoint,
+    InvalidRequest,
+    SourceNotFound,
+    UnsafePath,
+)
 
 
 class LocalFile:
@@ -55,6 +62,28 @@ class LocalFile:
     def local_path(self) -> Path:
         """The file itself."""
         return self._path
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a source on disk, None for any other source."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return Path(uri) if "://" not in uri else None
+
+
+def on_disk(uri: str) -> Path:
+    """The path of a source that must be on disk.
+
+    Raises:
+        InvalidRequest: it is elsewhere.
+    """
+    path = local_path(uri)
+    if path is None:
+        raise InvalidRequest(
+            f"{uri}: normalize reads local checkpoints", hint="download it first, or use `run`"
+        )
+    return path
 
 
 def source_files(source: Path) -> dict[str, LocalFile]:

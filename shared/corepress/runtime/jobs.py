@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import CorepressError, InternalError
+from corepress.domain.errors import CorepressError, InternalError, InvalidRequest
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
 from corepress.domain.stage import Outputs
@@ -37,35 +37,49 @@ class JobResult:
 
 
 def submit(
-    store: Store, bus: Bus, job: str, request: JobRequest, source: Mapping[str, Any]
+    store: Store, bus: Bus, job: str, request: JobRequest, sources: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write the job down and send its first message.
 
     Args:
         job: a name of its own.
         request: what is asked for.
-        source: the resolved source, see the fetch stage.
+        sources: the resolved sources by role, see the fetch stage.
     """
     store.create(_key(job, "request"), _REQUEST.dump_json(request))
-    nodes = opening_nodes(request, source)
+    nodes = opening_nodes(request, sources)
     store.create(_key(job, "opening"), canonical_json([node.document() for node in nodes]))
     _publish_ready(store, bus, job, after=None)
 
 
-def settle(store: Store, bus: Bus, job: str, node_id: str, outcome: str | CorepressError) -> None:
-    """Record what became of a node and publish what follows.
+def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:
+    """Record that a node is done and publish what follows.
+
+    Where the node was normalize, its plan is written before anything follows from it.
 
     Args:
-        outcome: the key of the committed action, or the error.
+        action: the key of the committed action.
+
+    Raises:
+        InvalidRequest: there is no such job, or no such node in it.
+        UnsupportedRecipe: the checkpoint, now that it is known, cannot give what the job asks for.
     """
-    if isinstance(outcome, str):
-        outcome = _accept(store, job, node_id, outcome)
-    if isinstance(outcome, str):
-        step: dict[str, Any] = {"action": outcome}
-    else:
-        step = {"error": outcome.document()}
-    store.create(_key(job, f"steps/{node_id}"), canonical_json(step))
-    _publish_ready(store, bus, job, after=node_id)
+    node = next((node for node in _nodes(store, job) if node.id == node_id), None)
+    if node is None:
+        raise InvalidRequest(f"job {job} has no step {node_id!r}")
+    if node.stage == "normalize":
+        nodes = build_nodes(_request(store, job), _outputs(store, action).facts)
+        store.create(_key(job, "plan"), canonical_json([n.document() for n in nodes]))
+    _settle(store, bus, job, node_id, {"action": action})
+
+
+def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) -> None:
+    """Record that a node failed for good, and with it all that need it.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    _settle(store, bus, job, node_id, {"error": error.document()})
 
 
 def result(store: Store, job: str) -> JobResult | None:
@@ -86,21 +100,10 @@ def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _accept(store: Store, job: str, node_id: str, action: str) -> str | CorepressError:
-    """The action's key where its outcome is good enough for the node, else the error.
-
-    Where the node was normalize, its plan is written before anything follows from it.
-    """
-    outputs = _outputs(store, action)
-    node = next(n for n in _nodes(store, job) if n.id == node_id)
-    try:
-        node.refuse_below_threshold(outputs)
-        if node.stage == "normalize":
-            nodes = build_nodes(_request(store, job), outputs.facts)
-            store.create(_key(job, "plan"), canonical_json([n.document() for n in nodes]))
-    except CorepressError as error:
-        return error
-    return action
+def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any]) -> None:
+    """Write a node's step, unless an earlier delivery did, and publish what follows."""
+    store.create(_key(job, f"steps/{node_id}"), canonical_json(step))
+    _publish_ready(store, bus, job, after=node_id)
 
 
 def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
@@ -114,7 +117,7 @@ def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
         if not state.doomed:
             break
         for node in state.doomed:
-            cause = next(settled[n] for n in node.needs if n in failed)
+            cause = next(settled[needed] for needed in sorted(node.needs) if needed in failed)
             store.create(_key(job, f"steps/{node.id}"), canonical_json(cause))
             settled[node.id] = cause
     for node in state.runnable:
@@ -146,7 +149,10 @@ def _finish(
 
 
 def _nodes(store: Store, job: str) -> list[Node]:
-    documents = json.loads(store.get(_key(job, "opening")))
+    try:
+        documents = json.loads(store.get(_key(job, "opening")))
+    except DocumentNotFound:
+        raise InvalidRequest(f"there is no job {job}") from None
     with suppress(DocumentNotFound):  # not normalized yet, or never will be
         documents += json.loads(store.get(_key(job, "plan")))
     return [Node.from_document(document) for document in documents]

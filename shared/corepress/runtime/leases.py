@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import TransientError
+from corepress.domain.errors import CorepressError
 from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
 
@@ -48,7 +48,7 @@ def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
         while not stop.wait(LIFETIME_S / 3):
             try:
                 store.put(key, _document(clock, owner))
-            except TransientError:
+            except CorepressError:
                 continue  # the next beat tries again, and losing the lease is harmless
 
     heartbeat = threading.Thread(target=renew, name="lease-heartbeat", daemon=True)
@@ -58,7 +58,8 @@ def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
     finally:
         stop.set()
         heartbeat.join()
-        store.delete(key)
+        with suppress(CorepressError):  # it expires
+            store.delete(key)
 
 
 def _document(clock: Clock, owner: str) -> bytes:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 from corepress.domain.errors import DiskFull, OutputConflict
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+from corepress.runtime.failures import is_disk_full
 
 
 @contextmanager
@@ -40,22 +38,20 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
     """
     out = out.absolute()
     refuse_foreign(out, marker, schema)
-    pattern = f".{out.name}.corepress-"
+    prefix = f".{out.name}.corepress-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(out.parent, pattern)
-        work = Path(mkdtemp(prefix=pattern, dir=out.parent))
+        _remove_left_over(out.parent, prefix)
+        work, lock = _locked_folder(out.parent, prefix)
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if is_disk_full(error):
             raise _disk_full(out) from error
         raise OutputConflict(
             f"{error.filename} cannot be made: {error.strerror}",
             hint="choose another --out",
             path=str(out),
         ) from error
-    lock = os.open(work, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         new, temporary = work / "new", work / "temporary"
         new.mkdir()
         temporary.mkdir()
@@ -65,7 +61,7 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
             out.rename(work / "old")
         new.rename(out)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if not is_disk_full(error):
             raise
         raise _disk_full(out) from error
     finally:
@@ -109,14 +105,27 @@ def _is_ours(marker: Path, schema: str) -> bool:
         return False
 
 
-def _remove_left_over(parent: Path, pattern: str) -> None:
-    for folder in parent.glob(f"{glob.escape(pattern)}*"):
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # its process lives
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and a descriptor of it: while that is open, the folder is no left-over."""
+    while True:
+        work = Path(mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError):  # taken for a left-over before it was locked
+            lock = os.open(work, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if work.exists():
+                return work, lock
             os.close(lock)
+
+
+def _remove_left_over(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
+        with suppress(FileNotFoundError):  # another is at it
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its process lives
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

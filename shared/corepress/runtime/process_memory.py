@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ def resident_bytes() -> int:
 
 def reset_peak() -> None:
     """Start measuring the peak anew where the system can (Linux; proc(5), ``clear_refs``)."""
-    if _CLEAR_REFS.exists():
+    with suppress(OSError):
         _CLEAR_REFS.write_text("5")
 
 

@@ -1,18 +1,20 @@
 """The worker: takes deliveries one at a time and sees each through its life.
 
-The order is what makes every interruption harmless: claim, run, commit, settle (publish what
-follows), and only then acknowledge. A delivery that comes again finds the committed action and
+The order is what makes every interruption harmless: claim, run, commit, record the step, publish
+what follows, and only then acknowledge. A delivery that comes again finds the committed action and
 goes straight on to what follows.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import CorepressError, InternalError, PermanentError, TransientError
+from corepress.domain.errors import CorepressError, InvalidRequest, PermanentError, TransientError
 from corepress.domain.stage import Outputs, Stage, Task
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus, Delivery
@@ -21,6 +23,7 @@ from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef, Telemetry
 from corepress.runtime import jobs, leases
 from corepress.runtime.actions import Action, action_of, commit, load_outputs
+from corepress.runtime.failures import as_coded
 
 ProgressCallback = Callable[[str, float, float, str], None]
 
@@ -92,54 +95,56 @@ class Worker:
         self._policy = policy
 
     def step(self, timeout_s: float) -> bool:
-        """Handle the next delivery; False when none came in time."""
+        """Handle the next delivery; False when none came in time.
+
+        Raises:
+            TransientError: store or bus fail, so that the delivery is left unsettled: it comes
+                again once this client of the bus is closed.
+        """
         delivery = self._bus.receive(tuple(self._stages), timeout_s)
         if delivery is None:
             return False
         try:
-            work = Work.decode(delivery.body)
+            work = _work(delivery)
         except PermanentError as error:
-            self._give_up(delivery, error)
-            return True
-        self._handle(delivery, work)
+            delivery.dead_letter(_reason(error))
+        else:
+            self._handle(delivery, work)
         return True
 
     def _handle(self, delivery: Delivery, work: Work) -> None:
-        ref = NodeRef(work.job, work.node, work.task.stage)
+        ref = NodeRef(work.job, work.node, work.task.stage, delivery.attempt)
         try:
-            action = action_of(self._stages[work.task.stage], work.task)
-            if not self._perform(action, ref, delivery):
+            action = action_of(self._stages[delivery.stage], work.task)
+            if not self._perform(action, ref):
+                delivery.postpone(self._policy.lease_delay_s)
                 return
-            jobs.settle(self._store, self._bus, work.job, work.node, action.key)
-        except CorepressError as error:
-            self._fail(delivery, work, ref, error)
+            jobs.complete(self._store, self._bus, work.job, work.node, action.key)
+        except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, the worker lives)
+            self._fail(delivery, work, ref, as_coded(error, traceback.format_exc()))
             return
         delivery.acknowledge()
 
-    def _perform(self, action: Action, ref: NodeRef, delivery: Delivery) -> bool:
+    def _perform(self, action: Action, ref: NodeRef) -> bool:
         """Have the action committed; False where somebody else is at it and we come back."""
-        if load_outputs(self._store, action.key) is not None:
-            self._telemetry.finished(ref, cached=True, figures={})
-            return True
-        lease = leases.claim(self._store, self._clock, action.key, self._owner)
-        if lease is None:
-            delivery.retry(self._policy.lease_delay_s)
-            return False
-        with leases.held(self._store, self._clock, lease, self._owner):
-            self._telemetry.started(ref, delivery.attempt)
-            run = self._runner.run(
-                action.task,
-                lambda activity, done, total, unit: self._telemetry.progress(
-                    ref, activity, done, total, unit
-                ),
-            )
-            commit(self._store, action, run.outputs)
-        figures: dict[str, Any] = {
-            "seconds": run.seconds,
-            "peak_memory_bytes": run.peak_memory_bytes,
-        }
-        self._telemetry.finished(ref, cached=False, figures=figures)
+        if load_outputs(self._store, action.key) is None:
+            lease = leases.claim(self._store, self._clock, action.key, self._owner)
+            if lease is None:
+                return False
+            with leases.held(self._store, self._clock, lease, self._owner):
+                # whoever held the lease until now may just have committed
+                if load_outputs(self._store, action.key) is None:
+                    self._run(action, ref)
+                    return True
+        self._telemetry.finished(ref, cached=True, figures={})
         return True
+
+    def _run(self, action: Action, ref: NodeRef) -> None:
+        self._telemetry.started(ref)
+        run = self._runner.run(action.task, partial(self._telemetry.progress, ref))
+        commit(self._store, action, run.outputs)
+        figures = {"seconds": run.seconds, "peak_memory_bytes": run.peak_memory_bytes}
+        self._telemetry.finished(ref, cached=False, figures=figures)
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)
@@ -147,19 +152,30 @@ class Worker:
             self._telemetry.retried(ref, error.document(), delay_s)
             delivery.retry(delay_s)
             return
+        try:
+            jobs.fail(self._store, self._bus, work.job, work.node, error)
+        except TransientError:
+            raise  # the job must learn of its failure before the message is given up
+        except Exception as broken:  # noqa: BLE001  (a job that is gone or broken learns nothing)
+            error.add_note(f"and the job could not be told: {broken}")
         self._telemetry.failed(ref, error.document())
-        jobs.settle(self._store, self._bus, work.job, work.node, error)
-        self._give_up(delivery, error)
-
-    def _give_up(self, delivery: Delivery, error: CorepressError) -> None:
-        delivery.dead_letter(canonical_json(error.document()).decode())
+        delivery.dead_letter(_reason(error))
 
 
-def as_coded(error: BaseException, trace: str) -> CorepressError:
-    """Any exception as a coded error: what is not coded is a bug, with its traceback."""
-    if isinstance(error, CorepressError):
-        return error
-    return InternalError(
-        f"{type(error).__name__}: {error}\n{trace}",
-        hint="this is a bug in Corepress; please report it with this traceback",
-    )
+def _work(delivery: Delivery) -> Work:
+    """The message of a delivery.
+
+    Raises:
+        InvalidRequest: it is malformed, or not for the stage whose queue it came from.
+    """
+    work = Work.decode(delivery.body)
+    if work.task.stage != delivery.stage:
+        raise InvalidRequest(
+            f"a task of the stage {work.task.stage!r} in the queue of {delivery.stage!r}",
+            path="task.stage",
+        )
+    return work
+
+
+def _reason(error: CorepressError) -> str:
+    return canonical_json(error.document()).decode()

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from corepress.domain.artifact import Blob, Digest
+from corepress.domain.errors import StoreUnavailable
 from corepress.domain.stage import BlobWriter, Handle
-from corepress.ports.store import Store
+from corepress.ports.store import BlobNotFound, Store
 
 Report = Callable[[str, float, float, str], None]
 """Takes activity, done, total and unit."""
@@ -32,12 +33,22 @@ class StoreWorkspace:
         return self._scratch
 
     def open(self, blob: Blob) -> Handle:
-        """The stored file of an input."""
-        return self._store.open(blob)
+        """The stored file of an input.
 
-    def has(self, digest: Digest) -> bool:
-        """Whether the store holds a file of this digest already."""
-        return self._store.has(digest)
+        Raises:
+            StoreUnavailable: it is no longer there.
+        """
+        try:
+            return self._store.open(blob)
+        except BlobNotFound as error:
+            raise StoreUnavailable(
+                f"the store no longer has {blob.digest}, an input of this step",
+                hint="start the job again: what is missing is made anew",
+            ) from error
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the store holds this file already."""
+        return self._store.has(blob)
 
     def keep(self, path: Path) -> Blob:
         """Hand a finished local file over to the store."""

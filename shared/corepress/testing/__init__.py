@@ -1,0 +1,1 @@
+"""The contract suites that every bus and every store must pass. Needs pytest."""

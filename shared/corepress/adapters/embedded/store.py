@@ -7,21 +7,34 @@ forced to the disk: after a power cut a blob may be short, which its recorded si
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from corepress.adapters.embedded.clone import clone
+from corepress.adapters.embedded.linked import (
+    LinkedFile,
+    guard_path,
+    is_unchanged,
+    recorded_stamp,
+    stamp,
+)
 from corepress.domain.artifact import Blob, Digest
-from corepress.domain.errors import CorepressError, DiskFull, StoreUnavailable
+from corepress.domain.errors import (
+    CorepressError,
+    DiskFull,
+    SourceUnavailable,
+    StoreUnavailable,
+)
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
+from corepress.runtime.failures import is_disk_full
 from corepress.runtime.files import LocalFile
 
 _CHUNK_BYTES = 8 << 20
@@ -47,13 +60,13 @@ class FolderStore:
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one."""
         with _translated(self.root), self._written(data) as temporary:
-            temporary.replace(self._place(key))
+            temporary.replace(self._made(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a document unless the key is taken."""
         with _translated(self.root), self._written(data) as temporary:
             try:
-                os.link(temporary, self._place(key))
+                os.link(temporary, self._made(key))
             except FileExistsError:
                 return False
         return True
@@ -65,39 +78,42 @@ class FolderStore:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with ``prefix``, sorted."""
-        folder = self.root / prefix.rpartition("/")[0]
-        found = (
-            path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file()
-        )
-        yield from sorted(key for key in found if key.startswith(prefix))
+        folder = self._path(prefix.rpartition("/")[0])
+        with _translated(self.root):
+            found = (p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
+            keys = sorted(key for key in found if key.startswith(prefix))
+        yield from keys
 
-    def has(self, digest: Digest) -> bool:
+    def has(self, blob: Blob) -> bool:
         """Whether the blob is there, whole; refreshes its time of last use."""
-        path = self._blob_path(digest)
-        if not path.is_file() or not _unchanged(path):
-            return False
-        if not _guard(path).exists():
-            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        path = self._blob_path(blob.digest)
+        with _translated(self.root):
+            if not _is_whole(path, blob.size_bytes):
+                return False
+            guard = guard_path(path)
+            used = guard if guard.exists() else path  # the user's own file keeps its times
+            os.utime(used, ns=(time.time_ns(), used.stat().st_mtime_ns))
         return True
 
     def open(self, blob: Blob) -> Handle:
         """The blob's content."""
         path = self._blob_path(blob.digest)
-        if not path.is_file() or not _unchanged(path) or path.stat().st_size != blob.size_bytes:
-            raise BlobNotFound(blob.digest)
-        return LocalFile(path)
+        with _translated(self.root):
+            if not _is_whole(path, blob.size_bytes):
+                raise BlobNotFound(blob.digest)
+            expected = recorded_stamp(path)
+        return LocalFile(path) if expected is None else LinkedFile(path, expected)
 
     @contextmanager
     def writer(self, digest: Digest | None = None) -> Iterator[FolderBlobWriter]:  # noqa: ARG002
         """A new blob as a stream."""
         temporary = self._temporary()
-        with _translated(self.root):
-            writer = FolderBlobWriter(self, temporary)
-            try:
-                yield writer
-            finally:
-                writer.close()
-                temporary.unlink(missing_ok=True)
+        writer = FolderBlobWriter(self, temporary)
+        try:
+            yield writer
+        finally:
+            writer.close()
+            temporary.unlink(missing_ok=True)
 
     def add(self, path: Path) -> Blob:
         """Take a finished local file over under its sha256."""
@@ -105,43 +121,52 @@ class FolderStore:
             with path.open("rb") as file:
                 digest = Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
             if path.stat().st_dev != self.root.stat().st_dev:
-                shutil.move(path, path := self._temporary())
+                temporary = self._temporary()
+                shutil.move(path, temporary)
+                path = temporary
             return self.place(path, digest)
 
     def adopt(self, path: Path, digest: Digest) -> Blob:
-        """Have a user's file as a blob: a reflink, else a hard link, else a copy.
-
-        A hard link shares its bytes with the user's file, so size and modification time are
-        recorded beside it: once they change, the blob counts as gone.
-        """
+        """Have a user's file as a blob: a reflink, else a hard link, else a copy."""
+        temporary = self._temporary()
         with _translated(self.root):
-            stat = path.stat()
-            target = self._blob_path(digest)
-            temporary = self._temporary()
+            before = path.stat()
+            blob = Blob(digest, before.st_size)
+            if self.has(blob):
+                return blob
             try:
-                if clone(path, temporary):
-                    return self.place(temporary, digest)
-                try:
-                    os.link(path, temporary)
-                except OSError:  # another file system, or one without hard links
-                    shutil.copyfile(path, temporary)
-                    return self.place(temporary, digest)
-                guard = _guard(target).relative_to(self.root).as_posix()
-                self.put(guard, _stamp(stat).encode())
-                temporary.replace(target)
+                is_link = _share(path, temporary)
+                if stamp(path.stat()) != stamp(before):
+                    raise SourceUnavailable(f"{path} was changed while it was read", path=str(path))
+                return self._place(temporary, digest, stamp(before) if is_link else None)
             finally:
                 temporary.unlink(missing_ok=True)
-            return Blob(digest, stat.st_size)
 
     def place(self, path: Path, digest: Digest) -> Blob:
         """Move a file, finished and on this file system, to its blob's place."""
-        size_bytes = path.stat().st_size
-        target = self._blob_path(digest)
+        with _translated(self.root):
+            return self._place(path, digest, linked=None)
+
+    def _place(self, path: Path, digest: Digest, linked: str | None) -> Blob:
+        """Move a file to its blob's place, with its stamp where it is a link.
+
+        Guard and file cannot be replaced at once: a lock keeps others from doing so in between.
+        """
+        blob, target = Blob(digest, path.stat().st_size), self._blob_path(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o444)
-        _guard(target).unlink(missing_ok=True)
-        path.replace(target)
-        return Blob(digest, size_bytes)
+        with (self.root / "blobs.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_whole(target, blob.size_bytes):
+                path.unlink()
+                return blob
+            target.unlink(missing_ok=True)
+            if linked is None:
+                path.chmod(0o444)
+                guard_path(target).unlink(missing_ok=True)
+            else:
+                guard_path(target).write_text(linked)
+            path.rename(target)
+        return blob
 
     def _temporary(self) -> Path:
         return self.root / "tmp" / secrets.token_hex(8)
@@ -149,7 +174,7 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.root / key
 
-    def _place(self, key: str) -> Path:
+    def _made(self, key: str) -> Path:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -174,13 +199,15 @@ class FolderBlobWriter:
     def __init__(self, store: FolderStore, temporary: Path) -> None:
         self._store = store
         self._temporary = temporary
-        self._file = temporary.open("wb")
+        with _translated(store.root):
+            self._file = temporary.open("wb")
         self._hasher = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         self._hasher.update(data)
-        self._file.write(data)
+        with _translated(self._store.root):
+            self._file.write(data)
 
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
         """Append a range of a stored file."""
@@ -192,27 +219,36 @@ class FolderBlobWriter:
 
     def commit(self, digest: Digest | None = None) -> Blob:
         """Make the file durable under ``digest``, by default its sha256."""
-        self._file.close()
+        with _translated(self._store.root):
+            self._file.close()
         return self._store.place(
             self._temporary, digest or Digest("sha256:" + self._hasher.hexdigest())
         )
 
     def close(self) -> None:
         """Close the file; what was not committed is discarded by the store."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written is not wanted any more
+            self._file.close()
 
 
-def _guard(blob: Path) -> Path:
-    return blob.with_name(blob.name + ".linked")
+def _share(source: Path, target: Path) -> bool:
+    """Have a file's bytes at another path at least cost; whether that is a hard link."""
+    if clone(source, target):
+        return False
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+        return False
+    return True
 
 
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _unchanged(blob: Path) -> bool:
-    guard = _guard(blob)
-    return not guard.exists() or guard.read_text() == _stamp(blob.stat())
+def _is_whole(path: Path, size_bytes: int) -> bool:
+    """Whether a blob is there with all its bytes, and unchanged if it is a link."""
+    try:
+        return path.stat().st_size == size_bytes and is_unchanged(path)
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -226,10 +262,14 @@ def _translated(root: Path) -> Iterator[None]:
 
 def storage_error(error: OSError, root: Path) -> CorepressError:
     """What an operating-system error while writing below ``root`` means to the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return DiskFull(
             f"no space left while writing below {root}",
             hint="free some space, or choose another disk with --state and --out",
             path=str(root),
         )
-    return StoreUnavailable(f"{error.strerror or error}: {error.filename or root}", path=str(root))
+    return StoreUnavailable(
+        f"{error.strerror or error}: {error.filename or root}",
+        hint="the state folder needs a file system with hard links, writable for this user",
+        path=str(root),
+    )

@@ -85,14 +85,14 @@ class S3Store:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def has(self, digest: Digest) -> bool:
+    def has(self, blob: Blob) -> bool:
         """Whether the blob is there; an object appears whole or not at all."""
-        return self._head(blob_key(self.location, digest)) is not None
+        head = self._head(blob_key(self.location, blob.digest))
+        return head is not None and head["ContentLength"] == blob.size_bytes
 
     def open(self, blob: Blob) -> Handle:
         """The blob's content."""
-        head = self._head(blob_key(self.location, blob.digest))
-        if head is None or head["ContentLength"] != blob.size_bytes:
+        if not self.has(blob):
             raise BlobNotFound(blob.digest)
         key = blob_key(self.location, blob.digest)
         return S3Handle(self._client, self.location, key, blob.size_bytes, blob.digest, self._cache)
@@ -116,8 +116,9 @@ class S3Store:
 
     def adopt(self, path: Path, digest: Digest) -> Blob:
         """Upload a user's file."""
-        if self.has(digest):
-            return Blob(digest, path.stat().st_size)
+        blob = Blob(digest, path.stat().st_size)
+        if self.has(blob):
+            return blob
         with self.writer(digest) as writer, path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 writer.write(piece)

@@ -22,8 +22,10 @@ _OLD_ATTENTION_NAMES = {
 _OLD_ATTENTION = re.compile(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
 
 _RESNET_OUTPUT = re.compile(
-    r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})\.(?:conv1|conv2|norm2)\.(?:weight|bias)"
+    r"encoder\.down(?:_blocks)?\.(\d{1,3})\.(?:block|resnets)\.(\d{1,3})\."
+    r"(?:conv1|conv2|norm2)\.(?:weight|bias)"
 )
+_MID_ATTENTION = ("mid.attn_1.", "mid_block.attentions.0.")
 
 
 def modern_name(name: str) -> str:
@@ -51,7 +53,7 @@ def vae_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
 
 
 def vae_sizes(part: Part) -> dict[str, Any]:
-    """The sizes of an autoencoder in the original layout, named as in diffusers' configuration."""
+    """The sizes of an autoencoder in either layout, named as in diffusers' configuration."""
     blocks: dict[int, dict[int, list[int]]] = {}
     for name, tensor in part.tensors.items():
         match = _RESNET_OUTPUT.fullmatch(name)
@@ -79,7 +81,7 @@ def vae_sizes(part: Part) -> dict[str, Any]:
         "up_block_types": [_UP] * len(channels),
     }
     # diffusers' defaults hold for every family here: only an exception is written down
-    if not any("mid.attn_1." in name for name in part.tensors):
+    if not any(mark in name for name in part.tensors for mark in _MID_ATTENTION):
         sizes["mid_block_add_attention"] = False
     for layer in ("quant_conv", "post_quant_conv"):
         if not any(name.startswith(f"{layer}.") for name in part.tensors):

@@ -36,7 +36,6 @@ _OTHER_INPUTS = {
 _EDM = "a model of the EDM kind (Playground 2.5, CosXL)"
 _OTHER_KEYS = {
     "a LoRA": ("lora_", ".lora."),
-    "a textual inversion": ("string_to_param", "emb_params"),
     "a Flux transformer": ("double_blocks.",),
     "a Stable Diffusion 3 transformer": ("joint_blocks.",),
     "an AnimateDiff motion module": ("motion_modules.",),
