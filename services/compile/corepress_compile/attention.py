@@ -91,7 +91,8 @@ class _SplitEinsum:
             scale=attention.scale,
             queries_at_once=self._queries_at_once or hidden_states.shape[3],
         )
-        return attention.to_out[0](attended)
+        projected: Tensor = attention.to_out[0](attended)
+        return projected
 
 
 def _convolution(linear: nn.Linear) -> nn.Conv2d:
@@ -117,7 +118,8 @@ class _ChannelGEGLU(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         value, gate = self.proj(hidden_states).chunk(2, dim=1)
-        return value * functional.gelu(gate)
+        gated: Tensor = value * functional.gelu(gate)
+        return gated
 
 
 def _replace(module: nn.Module, replacements: Mapping[type, Callable[[Any], nn.Module]]) -> None:

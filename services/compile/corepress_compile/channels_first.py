@@ -15,7 +15,9 @@ from coremltools.converters.mil.frontend.torch import register_torch_op
 from coremltools.converters.mil.mil import Var
 from torch import Tensor
 
-torch.library.define("corepress::norm", "(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor")
+torch.library.define(
+    "corepress::norm", "(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor"
+)
 torch.library.define(
     "corepress::split_einsum",
     "(Tensor query, Tensor key, Tensor value, int heads, float scale, int queries_at_once)"
@@ -25,7 +27,8 @@ torch.library.define(
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer norm over the channels."""
-    return torch.ops.corepress.norm(x, weight, bias, eps)
+    normalized: Tensor = torch.ops.corepress.norm(x, weight, bias, eps)
+    return normalized
 
 
 def split_einsum(
@@ -41,21 +44,17 @@ def split_einsum(
         scale: of the products of queries and keys.
         queries_at_once: the last chunk has what remains.
     """
-    return torch.ops.corepress.split_einsum(query, key, value, heads, scale, queries_at_once)
+    attended: Tensor = torch.ops.corepress.split_einsum(
+        query, key, value, heads, scale, queries_at_once
+    )
+    return attended
 
 
-@torch.library.register_fake("corepress::norm")
-def _norm_shape(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
+def _of_the_same_shape(first: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(first)
 
 
-@torch.library.register_fake("corepress::split_einsum")
-def _split_einsum_shape(query: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(query)
-
-
-@register_torch_op(torch_alias=["corepress::norm"])
-def _corepress_norm(context: Any, node: Any) -> None:
+def _translate_norm(context: Any, node: Any) -> None:
     x, gamma, beta = (context[name] for name in node.inputs[:3])
     epsilon = node.inputs[3]
     context.add(
@@ -63,8 +62,7 @@ def _corepress_norm(context: Any, node: Any) -> None:
     )
 
 
-@register_torch_op(torch_alias=["corepress::split_einsum"])
-def _corepress_split_einsum(context: Any, node: Any) -> None:
+def _translate_split_einsum(context: Any, node: Any) -> None:
     query, key, value = (context[name] for name in node.inputs[:3])
     heads, scale, queries_at_once = node.inputs[3:]
     size = query.shape[1] // heads
@@ -93,3 +91,8 @@ def _split(x: Var, size: int, axis: int) -> Sequence[Var]:
     sizes = [min(size, length - start) for start in range(0, length, size)]
     parts: Sequence[Var] = Builder.split(x=x, split_sizes=sizes, axis=axis)
     return parts
+
+
+for _name, _translate in {"norm": _translate_norm, "split_einsum": _translate_split_einsum}.items():
+    torch.library.register_fake(f"corepress::{_name}", _of_the_same_shape)
+    register_torch_op(_translate, torch_alias=[f"corepress::{_name}"])

@@ -15,7 +15,7 @@ from coremltools.converters.mil.frontend.torch.ops import noop
 from corepress.domain.errors import InternalError
 from corepress_compile.attention import apply_attention
 from corepress_compile.metadata import describe
-from corepress_compile.networks import Network
+from corepress_compile.network import Network
 from corepress_compile.package import write_package
 from corepress_compile.precision import float16_precision
 from corepress_compile.spec import BuildSpec

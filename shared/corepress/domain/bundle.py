@@ -20,8 +20,10 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
     "text_encoder": "TextEncoder",
     "text_encoder_2": "TextEncoder2",
     "unet": "Unet",
+    "controlled_unet": "ControlledUnet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "controlnet": "ControlNet",
 }
 """The file name of each component's model, as Apple's Swift package looks for it."""
 

@@ -16,6 +16,7 @@ from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
     COMPONENTS,
+    DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
     ComponentName,
@@ -156,7 +157,7 @@ def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
         if component not in SIZED:
             continue
         step = int(facts["vae_scale_factor"])
-        if component == "unet":
+        if component in DENOISERS:
             step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
             if width <= 0 or height <= 0 or width % step or height % step:
@@ -192,7 +193,7 @@ def _convert_node(
         assert size is not None, "what has a size has a native one"
         name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
-    if component == "unet":
+    if component in DENOISERS:
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip

@@ -1,0 +1,82 @@
+"""A ControlNet and the UNet that it controls give what the original authors' code gave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from convert_support import build_spec, component_folder, conforming, converted
+from golden_figures import FLOAT16_DB, ROUNDED_DB
+from normalized import golden
+from torch import Tensor
+
+from corepress.domain.errors import VerificationFailed
+from corepress.domain.recipe import Attention
+from corepress.evaluate import Feature, Package, evaluate, psnr_db
+from corepress_compile.interface import check_interface
+from corepress_compile.parity import measure
+
+LAYOUTS: list[Attention] = ["original", "split_einsum"]
+RESIDUAL = "additional_residual_"
+
+
+def golden_inputs(row: int) -> dict[str, Tensor]:
+    expected = golden("controlnet")
+    return {
+        "sample": expected["unet.x"],
+        "timestep": expected["unet.t"][row].float(),
+        "encoder_hidden_states": expected["unet.context"].transpose(1, 2)[:, :, None],
+    }
+
+
+def golden_residuals(row: int) -> dict[str, Tensor]:
+    expected = golden("controlnet")
+    names = sorted(name for name in expected if name.startswith("control.out."))
+    return {f"{RESIDUAL}{index}": expected[name][row] for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("attention", LAYOUTS)
+def test_residuals_of_a_controlnet(attention: Attention) -> None:
+    spec = replace(build_spec("controlnet", "controlnet"), attention=attention)
+    package = conforming("controlnet", spec)
+    assert [feature.name for feature in package.inputs][3:] == ["controlnet_cond"]
+    for row in range(len(golden("controlnet")["unet.t"])):
+        hint = {"controlnet_cond": golden("controlnet")["control.hint"]}
+        outputs = evaluate(package, golden_inputs(row) | hint)
+        expected = golden_residuals(row)
+        assert list(outputs) == list(expected)
+        figures = {name: psnr_db(value, outputs[name]) for name, value in expected.items()}
+        assert min(figures.values()) > FLOAT16_DB, figures
+
+
+@pytest.mark.parametrize("attention", LAYOUTS)
+def test_controlled_unet(attention: Attention) -> None:
+    """Its weights are those of the SD1.5 checkpoint, float32 with full mantissas."""
+    latent_size = (8, 8)
+    spec = replace(
+        build_spec("sd15", "controlled_unet"), attention=attention, latent_size=latent_size
+    )
+    package = conforming("sd15", spec)
+    for row, expected in enumerate(golden("controlnet")["control.unet_out"]):
+        outputs = evaluate(package, golden_inputs(row) | golden_residuals(row))
+        assert psnr_db(expected, outputs["noise_pred"]) > ROUNDED_DB
+
+
+def test_batch_of_one() -> None:
+    spec = replace(build_spec("controlnet", "controlnet", "float32"), batch=1)
+    package = conforming("controlnet", spec)
+    folder = component_folder("controlnet", "controlnet")
+    for figures in measure(spec, folder, package.path, lambda _: None).values():
+        assert figures["conversion"] is None or figures["conversion"] > 100
+
+
+def test_residuals_out_of_order() -> None:
+    spec = build_spec("controlnet", "controlnet")
+    package = Package.open(converted("controlnet", spec))
+    first, second, *others = package.outputs
+    swapped = replace(package, outputs=(second, first, *others))
+    with pytest.raises(VerificationFailed, match="outputs are additional_residual_1, additional"):
+        check_interface(swapped, spec)
+    none = replace(package, outputs=(Feature("noise_pred", (2, 4, 8, 8), "float32"),))
+    with pytest.raises(VerificationFailed, match="not additional_residual_0"):
+        check_interface(none, spec)
