@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.bundle import MODEL_NAMES, model_of
 from corepress.domain.errors import VerificationFailed
 from corepress.evaluate import Feature, Package
 from corepress_compile.spec import BuildSpec
@@ -81,13 +81,13 @@ def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensio
     are float32.
 
     Args:
-        package: its file name tells the model.
+        package: its file name tells the model, or that its folder is one of ControlNets.
         spec: what was to be built, where known: no other family, precision, size and batch will do.
 
     Raises:
         VerificationFailed: says all that differs.
     """
-    model = package.path.stem
+    model = model_of(package.path)
     candidates = [
         (inputs, outputs)
         for name, lines, inputs, outputs in _INTERFACES
@@ -131,7 +131,7 @@ def spec_of(package: Package, family: str, clip_skip: int | None = None) -> Buil
     dimensions = check_interface(package)
     sized = "height" in dimensions
     spec = BuildSpec(
-        component=_COMPONENTS[package.path.stem],
+        component=_COMPONENTS[model_of(package.path)],
         family=family,
         precision=package.precision,
         deployment_target=package.deployment_target,

@@ -15,6 +15,7 @@ from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
+    BY_REQUEST,
     COMPONENTS,
     DENOISERS,
     SIZED,
@@ -132,7 +133,7 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
 def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]:
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
-        chosen = available
+        chosen = [c for c in available if c not in BY_REQUEST]
     else:
         missing = [c for c in recipe.components if c not in available]
         if missing:

@@ -41,6 +41,9 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
 DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
 """The models with transformers, which take a batch of noisy latents."""
 
+BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
+"""What a recipe has to name: `default` means all the others that the checkpoint has."""
+
 SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
 """The models whose shapes depend on the image's size."""
 
