@@ -17,6 +17,14 @@ from corepress_normalize.engine import Sink, Weights
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
 
+def file_names(kind: str, count: int) -> list[str]:
+    """The names of so many weight files, without their index; see `weight_files`."""
+    stem = _STEMS[kind]
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
 def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
     """A component's weight files by name, with an index where there are several.
 
@@ -25,20 +33,17 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
         weights: as written.
         sink: takes the index.
     """
-    stem = _STEMS[kind]
-    whole = f"{stem}.safetensors"
-    if len(weights.shards) == 1:
-        return {whole: weights.shards[0].blob}
-    count = len(weights.shards)
-    names = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
-    shards = dict(zip(names, weights.shards, strict=True))
+    shards = dict(zip(file_names(kind, len(weights.shards)), weights.shards, strict=True))
+    files = {name: shard.blob for name, shard in shards.items()}
+    if len(files) == 1:
+        return files
     index = {
         "metadata": {"total_size": sum(map(_data_bytes, weights.tensors))},
         "weight_map": {
             tensor.name: name for name, shard in shards.items() for tensor in shard.tensors
         },
     }
-    files = {name: shard.blob for name, shard in shards.items()}
+    (whole,) = file_names(kind, 1)
     files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
     part_of = Part(whole, tensors_digest(weights.tensors))
     return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
