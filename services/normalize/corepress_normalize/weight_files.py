@@ -33,19 +33,21 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
         weights: as written.
         sink: takes the index.
     """
+    (whole,) = file_names(kind, 1)
+    part_of = Part(whole, tensors_digest(weights.tensors))
+    if len(weights.shards) == 1:
+        (shard,) = weights.shards
+        is_canonical = shard.blob.digest == part_of.digest
+        return {whole: shard.blob if is_canonical else replace(shard.blob, part_of=part_of)}
     shards = dict(zip(file_names(kind, len(weights.shards)), weights.shards, strict=True))
-    files = {name: shard.blob for name, shard in shards.items()}
-    if len(files) == 1:
-        return files
     index = {
         "metadata": {"total_size": sum(map(_data_bytes, weights.tensors))},
         "weight_map": {
             tensor.name: name for name, shard in shards.items() for tensor in shard.tensors
         },
     }
-    (whole,) = file_names(kind, 1)
+    files = {name: shard.blob for name, shard in shards.items()}
     files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
-    part_of = Part(whole, tensors_digest(weights.tensors))
     return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
 
 
