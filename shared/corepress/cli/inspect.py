@@ -8,7 +8,7 @@ import click
 
 from corepress.cli.needs import Forecast, composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, print_json, size_text
+from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.domain.job import JobRequest, default_name
 from corepress.identify import composition_report
 from corepress.recipes import load_recipe
@@ -65,6 +65,8 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
             f"  {command_ + ' needs':<15} {size_text(needs['disk_bytes'])} of disk, "
             f"{size_text(needs['memory_bytes'])} of memory"
         )
+    for decision in report["decisions"]:
+        click.echo(f"  decided      {decision_words(decision)}")
     for problem in report["problems"]:
         click.echo(f"  problem      [{problem['code']}] {problem['message']}")
 

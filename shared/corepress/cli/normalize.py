@@ -10,7 +10,7 @@ import click
 
 from corepress.cli.needs import composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, print_json, size_text
+from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
 from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
 from corepress.domain.job import JobRequest
@@ -63,4 +63,4 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     for name, entry in manifest["files"].items():
         click.echo(f"  {size_text(entry['bytes']):>9}  {name}")
     for decision in manifest["decisions"]:
-        click.echo(f"  {decision['subject']}: {decision['choice']} ({decision['reason']})")
+        click.echo(f"  decided    {decision_words(decision)}")
