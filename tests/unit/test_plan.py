@@ -255,8 +255,8 @@ def test_sizes_that_suit(components: Any, size: tuple[int, int], facts: dict[str
 def test_components_that_are_not_there() -> None:
     with pytest.raises(UnsupportedRecipe, match=r"text_encoder_2.*text_encoder, unet"):
         plan(replace(A, components=["unet", "text_encoder_2"]))
-    with pytest.raises(UnsupportedRecipe, match="controlnet-sd15"):
-        plan(A, facts={**SD15, "family": "controlnet-sd15", "components": {"controlnet": {}}})
+    with pytest.raises(UnsupportedRecipe, match="sd3"):
+        plan(A, facts={**SD15, "family": "sd3", "components": {"transformer": {}}})
 
 
 # what is ready when

@@ -149,7 +149,6 @@ def test_a_recipe_that_refers_to_itself() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("attention: split_einsum", "attention: split_einsum"),
         ("compression: {unet: {palettize: 6}}", "compression"),
         ("chunks: 2", "chunks: 2"),
         ("components: [unet, safety_checker]", "components: safety_checker"),
