@@ -156,8 +156,8 @@ class Worker:
             jobs.fail(self._store, self._bus, work.job, work.node, error)
         except TransientError:
             raise  # the job must learn of its failure before the message is given up
-        except Exception as broken:  # noqa: BLE001  (a job that is gone or broken learns nothing)
-            error.add_note(f"and the job could not be told: {broken}")
+        except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
+            pass
         self._telemetry.failed(ref, error.document())
         delivery.dead_letter(_reason(error))
 
