@@ -255,8 +255,17 @@ def test_sizes_that_suit(components: Any, size: tuple[int, int], facts: dict[str
 def test_components_that_are_not_there() -> None:
     with pytest.raises(UnsupportedRecipe, match=r"text_encoder_2.*text_encoder, unet"):
         plan(replace(A, components=["unet", "text_encoder_2"]))
-    with pytest.raises(UnsupportedRecipe, match="controlnet-sd15"):
-        plan(A, facts={**SD15, "family": "controlnet-sd15", "components": {"controlnet": {}}})
+    with pytest.raises(UnsupportedRecipe, match="sd3"):
+        plan(A, facts={**SD15, "family": "sd3", "components": {"transformer": {}}})
+
+
+def test_controlled_unet_by_request() -> None:
+    (default,) = (n for n in of_stage(plan(A), "publish"))
+    assert "controlled_unet" not in json.dumps(default.document())
+    recipe = replace(A, components=["controlled_unet"], attention="split_einsum")
+    (convert,) = of_stage(plan(recipe), "convert")
+    assert convert.parameters["attention"] == "split_einsum"
+    assert convert.inputs == {"component": ("normalize", "unet")}
 
 
 # what is ready when
