@@ -123,7 +123,7 @@ class Machine:
         script = document | {"journal": str(self.root / f"{job}.journal")}
         source = {"uri": "file:///script", "fingerprint": {}, "script": script}
         request = JobRequest("script", recipes or (SMALL,), "script")
-        jobs.submit(store or self.store, bus or self.bus, job, request, source)
+        jobs.submit(store or self.store, bus or self.bus, job, request, {"source": source})
         return job
 
     def message(self, job: str, step: str) -> bytes:

@@ -84,7 +84,7 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     script = machine.script(first)
     source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"]["source"]
     request = jobs.JobRequest("script", (SMALL, Recipe("same", components=["text_encoder"])), "x")
-    jobs.submit(machine.store, machine.bus, "again", request, source)
+    jobs.submit(machine.store, machine.bus, "again", request, {"source": source})
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
