@@ -16,6 +16,7 @@ from synthetic_stages import STAGES
 
 from corepress.adapters.embedded.bus import MemoryBus
 from corepress.adapters.embedded.store import FolderStore
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import StoreUnavailable
 from corepress.domain.recipe import Recipe
 from corepress.domain.stage import Task
@@ -82,9 +83,11 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     first = machine.submit()
     machine.finish(first)
     script = machine.script(first)
-    source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"]["source"]
+    source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"][
+        CHECKPOINT
+    ]
     request = jobs.JobRequest("script", (SMALL, Recipe("same", components=["text_encoder"])), "x")
-    jobs.submit(machine.store, machine.bus, "again", request, source)
+    jobs.submit(machine.store, machine.bus, "again", request, {CHECKPOINT: source})
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
