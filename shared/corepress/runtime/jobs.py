@@ -108,8 +108,8 @@ def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, A
 
 def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
     """Publish the nodes that ``after``, just settled, was the last thing missing for."""
-    nodes = _nodes(store, job)
     settled = steps(store, job)
+    nodes = _nodes(store, job)  # after the steps: whoever sees that of normalize sees its plan too
     while True:
         done = {node: step["action"] for node, step in settled.items() if "action" in step}
         failed = [node for node, step in settled.items() if "error" in step]
