@@ -114,6 +114,14 @@ def test_a_permanent_error_fails_at_once(machine: Machine) -> None:
     assert machine.told.of("retried") == []
 
 
+def test_a_file_of_any_name_may_be_at_fault(machine: Machine) -> None:
+    job = machine.submit(normalize=["permanent of a Latin-1 file"])
+    result = machine.finish(job)
+    assert result.errors["normalize"]["path"] == r"gr\udcf6\udcdfer.bin"
+    (letter,) = letters(machine, job)
+    assert json.loads(letter.reason) == result.errors["normalize"]
+
+
 def test_a_job_fails_with_all_its_reasons(machine: Machine) -> None:
     deeds = {"convert_unet": ["permanent"], "convert_vae_encoder": ["bug"] * 2}
     job = machine.submit(ALL, Recipe("text", components=["text_encoder"]), **deeds)
@@ -332,11 +340,14 @@ def test_an_input_that_is_gone_is_no_bug(machine: Machine) -> None:
     job = machine.submit()
     worker = machine.worker()
     worker.step(1)
-    fetched = load_outputs(machine.store, jobs.steps(machine.store, job)["fetch"]["action"])
+    action = jobs.steps(machine.store, job)["fetch"]["action"]
+    fetched = load_outputs(machine.store, action)
     assert fetched is not None
     for blob in fetched.artifacts["source"].files.values():
         (path,) = (machine.root / "state" / "blobs").rglob(blob.digest.removeprefix("sha256:"))
         path.unlink()
+    with pytest.raises(StoreUnavailable):  # nothing can be built on it
+        jobs.complete(machine.store, machine.bus, job, "fetch", action)
     result = machine.finish(job, worker)
     assert result.errors["normalize"]["code"] == "store-unavailable"
     assert "start the job again" in result.errors["normalize"]["hint"]

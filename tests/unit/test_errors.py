@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 
+from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import (
     CorepressError,
+    CorruptCheckpoint,
     DiskFull,
     ExitCode,
     InternalError,
@@ -28,6 +31,13 @@ def test_an_error_is_read_back(kind: type[CorepressError]) -> None:
     assert again.document() == error.document()
     assert again.exit_code == error.exit_code
     assert isinstance(again, InternalError if kind is CorepressError else kind)
+
+
+def test_a_file_of_any_name_can_be_told() -> None:
+    name = os.fsdecode(b"gr\xf6\xdfer.safetensors")  # Latin-1, as on an old disk
+    document = CorruptCheckpoint(f"{name} is cut off", path=name).document()
+    assert json.loads(canonical_json(document)) == document
+    assert document["path"] == r"gr\udcf6\udcdfer.safetensors"
 
 
 def test_when_to_come_back_is_read_back() -> None:

@@ -86,6 +86,15 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(log)] == ["started", "started"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_stops_no_work() -> None:
+    listener = Listener()
+    with logged(listener, Path("/dev/full")) as telemetry:
+        telemetry.started(REF)
+        telemetry.failed(REF, ERROR)
+    assert listener.told == [(REF,), (REF, ERROR)]
+
+
 def test_without_a_log_telemetry_is_as_it_was() -> None:
     listener = Listener()
     with logged(listener, None) as telemetry:

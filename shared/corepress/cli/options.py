@@ -130,4 +130,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         raise MissingConfig(f"cannot read {path}: {error}", path=str(path)) from error
     if not isinstance(document, dict):
         raise MissingConfig(f"{path} holds no mapping of keys to values", path=str(path))
-    return document
+    try:  # a job is JSON: dates, which YAML has, are text in it
+        return dict(json.loads(json.dumps(document, default=str, allow_nan=False)))
+    except ValueError as error:
+        raise MissingConfig(f"{path} holds what JSON has not: {error}", path=str(path)) from error

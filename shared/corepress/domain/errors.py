@@ -36,12 +36,13 @@ class CorepressError(Exception):
         self.path = path
 
     def document(self) -> dict[str, Any]:
-        """The error as it appears in ``--json``, in events and in dead letters."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
-            "path": self.path,
+        """The error as it appears in ``--json``, in events and in dead letters.
+
+        Names of files need not be Unicode; what isn't is written as ``\\udcff``.
+        """
+        texts = {"message": self.message, "hint": self.hint, "path": self.path}
+        return {"code": self.code} | {
+            key: text.encode(errors="backslashreplace").decode() for key, text in texts.items()
         }
 
 
