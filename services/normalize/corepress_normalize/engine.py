@@ -20,7 +20,7 @@ import numpy as np
 
 from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component, TensorPlan
-from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
@@ -28,7 +28,7 @@ from corepress.runtime.lanes import Lane
 from corepress_normalize.axes import shaped
 from corepress_normalize.layout import Target, header, targets
 from corepress_normalize.merging import Merger
-from corepress_normalize.precision import cast, overflows
+from corepress_normalize.precision import cast, identity, overflows
 
 PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
 _NAMED_AT_MOST = 20
@@ -66,6 +66,14 @@ class Weights:
     tensors: tuple[TensorDigest, ...]
     kept_float32: tuple[str, ...]
     non_finite: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """The tensors, as the source calls them, for which a component is refused."""
+
+    non_finite: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
 
 
 class _Passage:
@@ -140,35 +148,41 @@ class Engine:
         *,
         precision: str,
         allow_non_finite: bool,
+        overflow: str = "keep",
     ) -> None:
         self._source = source
         self._index = index
         self._sink = sink
         self._precision = precision
         self._allow_non_finite = allow_non_finite
+        self._keeps_overflowing = overflow == "keep"
 
     def write(self, components: Iterable[Component]) -> dict[str, Weights]:
         """Write each component's canonical weight file, except those that the sink has already.
 
         Raises:
             NonFiniteWeights: tensors hold NaN or infinity and that is not allowed; names them.
+            Float16Overflow: tensors hold what float16 can't, and none is to be kept in float32;
+                names them.
         """
         written: dict[str, Weights] = {}
-        refused: list[str] = []
+        refused: list[_Refused] = []
         for component in components:
             result = self._write(component)
             if isinstance(result, Weights):
                 written[component.name] = result
             else:
-                refused += result
-        if refused:
-            raise _non_finite_weights(refused)
+                refused.append(result)
+        if non_finite := [name for each in refused for name in each.non_finite]:
+            raise _non_finite_weights(non_finite)
+        if overflowing := [name for each in refused for name in each.overflowing]:
+            raise _float16_overflow(overflowing)
         return written
 
     def _write(
         self, component: Component, kept_float32: frozenset[str] = frozenset()
-    ) -> Weights | tuple[str, ...]:
-        """A component's weights, or the non-finite tensors for which they are refused.
+    ) -> Weights | _Refused:
+        """A component's weights, or the tensors for which they are refused.
 
         A file's header tells each tensor's type before any value is seen. So where values turn out
         to be too large for float16, the component is written once more, those tensors in float32.
@@ -180,14 +194,17 @@ class Engine:
         if blob is None and self._acceptable(passages):
             with self._sink.create() as writer:
                 self._stream(component.name, head, passages, writer)
-                overflowing = frozenset(p.target.plan.name for p in passages if p.overflows_float16)
+                overflowing = [p.target.plan for p in passages if p.overflows_float16]
                 if not overflowing and self._acceptable(passages):
                     blob = writer.commit(tensors_digest(p.digest for p in passages))
             if overflowing and self._acceptable(passages):
-                return self._write(component, overflowing)
+                if not self._keeps_overflowing:
+                    names = {plan.source.name for plan in overflowing}
+                    return _Refused(overflowing=tuple(sorted(names)))
+                return self._write(component, frozenset(plan.name for plan in overflowing))
         non_finite = tuple(sorted(set().union(*(p.non_finite for p in passages))))
         if blob is None:
-            return non_finite
+            return _Refused(non_finite)
         return Weights(
             blob=blob,
             tensors=tuple(p.digest for p in passages),
@@ -239,19 +256,33 @@ class Engine:
                 self._sink.progress(name, done, total)
 
 
-def _rearranged(data: bytes | memoryview, plan: TensorPlan) -> bytes:
-    """A whole stored tensor, cast or not, with its elements in the order of the planned one."""
+def _rearranged(data: bytes, plan: TensorPlan) -> bytes:
+    """A whole stored tensor, in its own type, with its elements as they are planned."""
+    if plan.identity:
+        return identity(plan.shape[0], plan.source.dtype)
     stored = np.frombuffer(data, f"V{len(data) // prod(plan.source.shape)}")
     values = shaped(stored, plan.source)
+    if plan.swap_halves:
+        values = np.roll(values, len(values) // 2, axis=0)
     if plan.rows is not None and plan.source.axes:
         values = values[slice(*plan.rows)]
     return (values.T if plan.transpose else values).tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:
-    more = len(names) - _NAMED_AT_MOST
     return NonFiniteWeights(
-        f"{len(names)} tensors hold NaN or infinity: {', '.join(names[:_NAMED_AT_MOST])}"
-        + (f" and {more} more" if more > 0 else ""),
+        f"{len(names)} tensors hold NaN or infinity: {_listed(names)}",
         hint="such a checkpoint gives black images; --allow-non-finite takes it all the same",
     )
+
+
+def _float16_overflow(names: Sequence[str]) -> Float16Overflow:
+    return Float16Overflow(
+        f"{len(names)} tensors hold values beyond 65504, the largest float16: {_listed(names)}",
+        hint="--overflow keep writes these in float32, --precision fp32 all",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -44,8 +44,9 @@ class Target:
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether the elements change their order, for which a tensor is read whole."""
-        return self.plan.transpose or bool(self.plan.source.axes)
+        """Whether the elements change their places or values: such a tensor is read whole."""
+        plan = self.plan
+        return plan.transpose or plan.swap_halves or plan.identity or bool(plan.source.axes)
 
     @property
     def source_range(self) -> tuple[int, int]:
@@ -60,7 +61,7 @@ class Target:
     @property
     def size_bytes(self) -> int:
         """The size of the written data."""
-        if self.is_cast:
+        if self.is_cast or self.plan.identity:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
         source = self.plan.source
         return source.size_bytes * prod(self.plan.shape) // max(1, prod(source.shape))

@@ -12,10 +12,9 @@ from corepress.domain.checkpoint import (
     Component,
     Decision,
     Identification,
-    PredictionType,
 )
 from corepress.domain.composition import CHECKPOINT, all_files
-from corepress.domain.errors import AmbiguousPredictionType, InvalidRequest
+from corepress.domain.errors import InvalidRequest, from_document
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle
@@ -82,7 +81,7 @@ def normalize(
     Raises:
         AmbiguousPredictionType: the weights cannot tell it, and no option does.
         InvalidRequest: an option has no such value.
-        NonFiniteWeights: see `Engine.write`.
+        NonFiniteWeights, Float16Overflow: see `Engine.write`.
         PermanentError: anything that `compose` and `companions` refuse.
     """
     if options.max_shard_size != "none":
@@ -94,7 +93,7 @@ def normalize(
     composition = compose(sources, lora_scales, options.for_identify)
     composition.refuse_misfits()
     identification = composition.whole
-    _refuse_ambiguous(identification)
+    _refuse_problems(identification)
     folders, companion_decisions = companions(identification, source, tokenizer)
     engine = Engine(
         all_files(sources),
@@ -102,6 +101,7 @@ def normalize(
         sink,
         precision=options.precision,
         allow_non_finite=options.allow_non_finite,
+        overflow=options.overflow,
     )
     weights = engine.write(identification.components.values())
     decisions = dict.fromkeys(
@@ -126,13 +126,10 @@ def normalize(
     return Normalized(_folders(source, identification, weights, folders, sink), facts)
 
 
-def _refuse_ambiguous(identification: Identification) -> None:
-    if identification.prediction_type is PredictionType.AMBIGUOUS:
-        raise AmbiguousPredictionType(
-            f"the weights of a {identification.family} checkpoint cannot tell whether it predicts "
-            "epsilon or v",
-            hint="--prediction-type epsilon or v_prediction, or --original-config FILE",
-        )
+def _refuse_problems(identification: Identification) -> None:
+    """Raise the first of the problems for which identifying may go on and normalizing may not."""
+    for problem in identification.problems:
+        raise from_document(asdict(problem))
 
 
 def _option_decisions(options: CheckpointOptions) -> Iterator[Decision]:

@@ -77,6 +77,12 @@ _OPTIONS = (
         help="Read .ckpt, .pt, .pth and .bin files: their weights alone, in a sandboxed process.",
     ),
     click.option(
+        "--overflow",
+        type=click.Choice(["keep", "refuse"]),
+        default="keep",
+        help="Tensors with values beyond float16's range: keep them in float32, or refuse.",
+    ),
+    click.option(
         "--max-shard-size",
         default="none",
         metavar="none|SIZE",

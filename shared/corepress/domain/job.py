@@ -33,6 +33,7 @@ class CheckpointOptions:
     ema: bool = False
     clip_skip: int | None = None
     allow_non_finite: bool = False
+    overflow: Literal["keep", "refuse"] = "keep"
     allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
