@@ -47,6 +47,12 @@ def test_when_to_come_back_is_read_back() -> None:
     assert RetryPolicy().delay_s(1, error) == 120
 
 
+def test_nobody_waits_forever() -> None:
+    error = SourceUnavailable("busy", retry_after_s=float("9" * 400))  # as a server may ask
+    assert RetryPolicy().delay_s(1, error) == 3600
+    assert canonical_json(error.document())
+
+
 def test_a_code_of_another_version_is_a_bug() -> None:
     error = from_document({"code": "invented-later", "message": "what is wrong"})
     assert isinstance(error, InternalError)

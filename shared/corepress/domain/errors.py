@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, ClassVar
 
+_LONGEST_RETRY_AFTER_S = 3600.0
+
 
 class ExitCode(IntEnum):
     """The exit status of the command line."""
@@ -53,7 +55,10 @@ class PermanentError(CorepressError):
 
 
 class TransientError(CorepressError):
-    """Something outside failed for now; worth another try after ``retry_after_s``."""
+    """Something outside failed for now; worth another try after ``retry_after_s``.
+
+    That is an hour at most, whatever a server asks for.
+    """
 
     exit_code = ExitCode.OUTSIDE
 
@@ -61,7 +66,7 @@ class TransientError(CorepressError):
         self, message: str, *, hint: str = "", path: str = "", retry_after_s: float = 1.0
     ) -> None:
         super().__init__(message, hint=hint, path=path)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = min(retry_after_s, _LONGEST_RETRY_AFTER_S)
 
     def document(self) -> dict[str, Any]:
         """The error as JSON, with ``retry_after_s``."""
