@@ -52,6 +52,7 @@ format: $(SETUP) ## let ruff format
 
 bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
 	$(BIN)/python tests/bench/bench_normalize.py
+	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
 
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes

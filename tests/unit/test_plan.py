@@ -156,6 +156,7 @@ def test_clip_skip_touches_text_encoders_only() -> None:
     [
         (CheckpointOptions(clip_skip=2), {"normalize"}),
         (CheckpointOptions(allow_non_finite=True), {"normalize"}),
+        (CheckpointOptions(max_shard_size=10**9), {"normalize"}),
         (CheckpointOptions(variant="fp16"), {"fetch", "normalize"}),
         (CheckpointOptions(lora=(Lora("style", 0.5),)), {"normalize"}),
         (CheckpointOptions(tokenizer="folder"), {"fetch", "normalize"}),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
 from corepress_normalize.axes import shaped
-from corepress_normalize.layout import Target, header, targets
+from corepress_normalize.layout import Target, header, shards, targets
 from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, identity, overflows
 
@@ -55,17 +56,29 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A component's weights as written.
-
-    ``tensors`` are in the order of the file. ``kept_float32`` names those whose values float16
-    cannot hold; ``non_finite`` those with NaN or infinity, as the source calls them.
-    """
+class Shard:
+    """One file of a component's weights; ``tensors`` are in the order of the file."""
 
     blob: Blob
     tensors: tuple[TensorDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A component's weights as written: one shard, unless asked otherwise.
+
+    ``kept_float32`` names the tensors whose values float16 cannot hold; ``non_finite`` those with
+    NaN or infinity, as the source calls them.
+    """
+
+    shards: tuple[Shard, ...]
     kept_float32: tuple[str, ...]
     non_finite: tuple[str, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorDigest, ...]:
+        """All tensors."""
+        return tuple(chain.from_iterable(shard.tensors for shard in self.shards))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +161,7 @@ class Engine:
         *,
         precision: str,
         allow_non_finite: bool,
+        max_shard_bytes: int | None = None,
         overflow: str = "keep",
     ) -> None:
         self._source = source
@@ -155,10 +169,11 @@ class Engine:
         self._sink = sink
         self._precision = precision
         self._allow_non_finite = allow_non_finite
+        self._max_shard_bytes = max_shard_bytes
         self._keeps_overflowing = overflow == "keep"
 
     def write(self, components: Iterable[Component]) -> dict[str, Weights]:
-        """Write each component's canonical weight file, except those that the sink has already.
+        """Write each component's canonical weight files, except those that the sink has already.
 
         Raises:
             NonFiniteWeights: tensors hold NaN or infinity and that is not allowed; names them.
@@ -188,29 +203,42 @@ class Engine:
         to be too large for float16, the component is written once more, those tensors in float32.
         """
         ordered = targets(component.tensors, self._precision, kept_float32)
-        passages = [_Passage(target, self._known(target), self._source) for target in ordered]
-        head = header(ordered)
-        blob = self._stored(head, passages)
-        if blob is None and self._acceptable(passages):
-            with self._sink.create() as writer:
-                self._stream(component.name, head, passages, writer)
-                overflowing = [p.target.plan for p in passages if p.overflows_float16]
-                if not overflowing and self._acceptable(passages):
-                    blob = writer.commit(tensors_digest(p.digest for p in passages))
-            if overflowing and self._acceptable(passages):
-                if not self._keeps_overflowing:
-                    names = {plan.source.name for plan in overflowing}
-                    return _Refused(overflowing=tuple(sorted(names)))
-                return self._write(component, frozenset(plan.name for plan in overflowing))
+        files = [
+            [_Passage(target, self._known(target), self._source) for target in file]
+            for file in shards(ordered, self._max_shard_bytes)
+        ]
+        passages = list(chain.from_iterable(files))
+        written = [
+            self._write_file(_file_name(component.name, number, len(files)), file)
+            for number, file in enumerate(files, start=1)
+        ]
+        overflowing = [p.target.plan for p in passages if p.overflows_float16]
+        if overflowing and self._acceptable(passages):
+            if not self._keeps_overflowing:
+                names = {plan.source.name for plan in overflowing}
+                return _Refused(overflowing=tuple(sorted(names)))
+            return self._write(component, frozenset(plan.name for plan in overflowing))
         non_finite = tuple(sorted(set().union(*(p.non_finite for p in passages))))
-        if blob is None:
+        complete = tuple(shard for shard in written if shard)
+        if len(complete) < len(files):
             return _Refused(non_finite)
         return Weights(
-            blob=blob,
-            tensors=tuple(p.digest for p in passages),
+            shards=complete,
             kept_float32=tuple(sorted(kept_float32)),
             non_finite=non_finite,
         )
+
+    def _write_file(self, name: str, passages: Sequence[_Passage]) -> Shard | None:
+        """A weight file, or None where its tensors are not what they may be."""
+        head = header([passage.target for passage in passages])
+        blob = self._stored(head, passages)
+        if blob is None and self._acceptable(passages):
+            with self._sink.create() as writer:
+                self._stream(name, head, passages, writer)
+                overflowing = any(passage.overflows_float16 for passage in passages)
+                if not overflowing and self._acceptable(passages):
+                    blob = writer.commit(tensors_digest(p.digest for p in passages))
+        return Shard(blob, tuple(passage.digest for passage in passages)) if blob else None
 
     def _known(self, target: Target) -> IndexedTensor | None:
         source = target.plan.source
@@ -254,6 +282,10 @@ class Engine:
                         write.wait()
                 done += size
                 self._sink.progress(name, done, total)
+
+
+def _file_name(component: str, number: int, count: int) -> str:
+    return component if count == 1 else f"{component} {number}/{count}"
 
 
 def _rearranged(data: bytes, plan: TensorPlan) -> bytes:

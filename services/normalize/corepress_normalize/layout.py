@@ -78,6 +78,22 @@ def targets(
     return sorted(chosen, key=lambda target: (_WIDEST_FIRST.index(target.dtype), target.plan.name))
 
 
+def shards(ordered: Sequence[Target], max_bytes: int | None) -> list[list[Target]]:
+    """The tensors of each file where none may have more data than ``max_bytes``.
+
+    The order stays. A tensor larger than that gets a file of its own.
+    """
+    files: list[list[Target]] = [[]]
+    filled_bytes = 0
+    for target in ordered:
+        if files[-1] and max_bytes is not None and filled_bytes + target.size_bytes > max_bytes:
+            files.append([])
+            filled_bytes = 0
+        files[-1].append(target)
+        filled_bytes += target.size_bytes
+    return files
+
+
 def header(ordered: Sequence[Target]) -> bytes:
     """All that stands before the data of a file of these tensors."""
     entries: dict[str, Any] = {"__metadata__": _METADATA}

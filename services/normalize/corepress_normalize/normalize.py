@@ -14,7 +14,7 @@ from corepress.domain.checkpoint import (
     Identification,
 )
 from corepress.domain.composition import CHECKPOINT, all_files
-from corepress.domain.errors import InvalidRequest, from_document
+from corepress.domain.errors import from_document
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle
@@ -26,11 +26,8 @@ from corepress_normalize.engine import Engine, Sink, Weights
 from corepress_normalize.facts import checkpoint_facts, component_facts
 from corepress_normalize.licence import licence
 from corepress_normalize.precision import check_precision
+from corepress_normalize.weight_files import weight_files
 
-WEIGHT_FILES = {
-    "diffusers": "diffusion_pytorch_model.safetensors",
-    "transformers": "model.safetensors",
-}
 ROOT = "pipeline"
 """The name of the artifact whose files stand in the normalized folder itself."""
 _MODEL_CARD = "README.md"
@@ -84,10 +81,6 @@ def normalize(
         NonFiniteWeights, Float16Overflow: see `Engine.write`.
         PermanentError: anything that `compose` and `companions` refuse.
     """
-    if options.max_shard_size != "none":
-        raise InvalidRequest(
-            f"max_shard_size {options.max_shard_size!r} is not supported yet", hint="use none"
-        )
     check_precision(options.precision)
     source = sources[CHECKPOINT]
     composition = compose(sources, lora_scales, options.for_identify)
@@ -101,6 +94,7 @@ def normalize(
         sink,
         precision=options.precision,
         allow_non_finite=options.allow_non_finite,
+        max_shard_bytes=options.max_shard_size,
         overflow=options.overflow,
     )
     weights = engine.write(identification.components.values())
@@ -190,7 +184,7 @@ def _folders(
     for name, component in identification.components.items():
         config = sink.keep_bytes(json_file(component.config))
         artifacts[name] = Artifact(
-            {"config.json": config, WEIGHT_FILES[component.kind]: weights[name].blob}
+            {"config.json": config, **weight_files(component.kind, weights[name], sink)}
         )
     if identification.pipeline is not None:
         base = (
