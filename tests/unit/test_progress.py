@@ -56,7 +56,7 @@ def test_a_finished_step_leaves_a_line_and_no_bar() -> None:
 def test_the_work_goes_on_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "wb", buffering=0) as closed:
+    with os.fdopen(writing, "wb", buffering=0) as closed:
         monkeypatch.setattr(sys, "stderr", TextIOWrapper(closed, write_through=True))
         with ProgressDisplay(Console(file=StringIO())) as display:
             display.started(CONVERT)

@@ -81,7 +81,7 @@ class ProgressDisplay:
         self._end(ref, f"failed, {error['code']}")
 
     def say(self, line: str) -> None:
-        """Print a line for good, above the bars; where nobody listens any more, the work goes on."""
+        """Print a line for good, above the bars; where nobody listens, the work goes on."""
         if self._bars:
             self._bars.console.print(line, markup=False, highlight=False)
             return
