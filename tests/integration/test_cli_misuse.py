@@ -80,9 +80,10 @@ def test_a_source_whose_name_is_no_unicode(recipe: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_configuration_of_what_json_has_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [".nan", "!!bool maybe", "!!timestamp soon"])
+def test_a_configuration_of_what_json_has_not(tmp_path: Path, value: str) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("model: {trained: 2023-07-26, 1: a, scale: .nan}\n")
+    config.write_text(f"model: {{trained: 2023-07-26, 1: a, scale: {value}}}\n")
     source = tiny_arguments("sd15")[0]
     finished = corepress("inspect", source, "--original-config", config, "--json", status=3)
     assert finished.document["error"]["code"] == "missing-config"
