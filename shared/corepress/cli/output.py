@@ -70,6 +70,11 @@ def words(error: dict[str, Any]) -> str:
     return f"{text}\n  hint: {error['hint']}" if error["hint"] else text
 
 
+def decision_words(decision: dict[str, str]) -> str:
+    """A decision document for a terminal."""
+    return f"{decision['subject']}: {decision['choice']} ({decision['reason']})"
+
+
 def print_json(document: Any) -> None:
     """The one JSON document of a command."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
