@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, print_json, size_text
+from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
 from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
 from corepress.runtime.files import local_path
@@ -54,4 +54,4 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     for name, entry in manifest["files"].items():
         click.echo(f"  {size_text(entry['bytes']):>9}  {name}")
     for decision in manifest["decisions"]:
-        click.echo(f"  {decision['subject']}: {decision['choice']} ({decision['reason']})")
+        click.echo(f"  {decision_words(decision)}")
