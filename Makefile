@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test servers lint types imports format bench check clean
+.PHONY: help setup demo run test servers lint types imports format bench matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -52,7 +52,11 @@ format: $(SETUP) ## let ruff format
 
 bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
 	$(BIN)/python tests/bench/bench_normalize.py
+	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
+
+matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
+	$(BIN)/python tests/matrix/matrix.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from corepress.domain.job import CheckpointOptions
@@ -36,6 +37,12 @@ def normalize_tiny(architecture: str, out: Path, **more: Any) -> dict[str, Any]:
     return normalize_folder(
         checkpoint(architecture), out, tiny_options(architecture, **more), ignore_progress
     )
+
+
+def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's weights as published repositories name them, whatever transformers does."""
+    flat = "embeddings.token_embedding.weight" in state
+    return {f"text_model.{name}" if flat else name: value for name, value in state.items()}
 
 
 def ignore_progress(activity: str, done: float, total: float, unit: str) -> None:

@@ -81,10 +81,6 @@ def test_a_misfit_ends_normalizing_with_its_code(tmp_path: Path, vae: Path) -> N
     result = corepress("normalize", SOURCE, *READ, "--lora", SOURCE, "--out", out, "--json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)["error"]["code"] == "incompatible-lora"
-    far = ("--lora", "https://example.org/x.safetensors")
-    result = corepress("normalize", SOURCE, *READ, *far, "--out", out)
-    assert result.exit_code == 3
-    assert "normalize reads local checkpoints" in result.stderr
     result = corepress("normalize", SOURCE, *READ, "--vae", vae / "x", "--out", out)
     assert result.exit_code == 3
     assert "source-not-found" in result.stderr

@@ -111,15 +111,21 @@ def vae_file(path: Path) -> Path:
     return path
 
 
+def pickled_vae(path: Path) -> Path:
+    torch.save({"state_dict": load_file(vae_file(path))}, path.with_suffix(".ckpt"))
+    return path.with_suffix(".ckpt")
+
+
 def stored(contents: Mapping[str, bytes]) -> dict[str, bytes]:
     return {path: data for path, data in contents.items() if path != "corepress.json"}
 
 
-@pytest.mark.parametrize("vae", [vae_folder, vae_file])
+@pytest.mark.parametrize("vae", [vae_folder, vae_file, pickled_vae])
 def test_the_stages_compose_what_the_command_composes(host: Host, tmp_path: Path, vae: Any) -> None:
     options = tiny_options(
         "sd15",
         precision="fp16",
+        allow_pickle=True,
         vae=str(vae(tmp_path / "vae.safetensors")),
         lora=(
             Lora(str(lora(tmp_path / "a.safetensors", 1)), 0.5),

@@ -161,7 +161,6 @@ def damaged(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("error", "options"),
     [
-        (InvalidRequest, {"max_shard_size": "5GB"}),
         (InvalidRequest, {"precision": "fp64"}),
         (MissingConfig, {"tokenizer": "."}),
     ],

@@ -24,7 +24,12 @@ from normalize_support import checkpoint, ignore_progress, normalize_tiny, tiny_
 from safetensors.torch import load_file, save_file
 
 from corepress.domain.composition import Lora
-from corepress.domain.errors import IncompatibleLora, NonFiniteWeights, UnsupportedCheckpoint
+from corepress.domain.errors import (
+    IncompatibleLora,
+    NonFiniteWeights,
+    UnsafePickle,
+    UnsupportedCheckpoint,
+)
 from corepress_normalize.folder import normalize_folder
 
 Bases = Callable[[str], Path]
@@ -276,3 +281,46 @@ def test_a_dora_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "lora", {**exact_lora(), f"{KEY}.dora_scale": torch.ones(1, 64)})
     with pytest.raises(UnsupportedCheckpoint, match="a DoRA"):
         merged("sd15", tmp_path / "out", [(path, 1.0)])
+
+
+def test_pickles_are_merged_where_they_are_allowed(tmp_path: Path) -> None:
+    """Also such as hold their axes in another order."""
+    torch.manual_seed(0)
+    conv = "lora_unet_mid_block_resnets_0_conv1"
+    plain = {
+        **exact_lora(),
+        f"{conv}.lora_up.weight": torch.randn(64, 4, 1, 1),
+        f"{conv}.lora_down.weight": torch.randn(4, 64, 3, 3),
+    }
+    path = written(tmp_path / "lora", plain)
+    expected = merged("sd15", tmp_path / "plain", [(path, 1.0)])
+    odd = {key: tensor.T.contiguous().T for key, tensor in exact_lora().items()}
+    odd |= {
+        key: tensor.to(memory_format=torch.channels_last)
+        for key, tensor in plain.items()
+        if tensor.ndim == 4
+    }
+    torch.save(odd, tmp_path / "lora" / "style.pt")
+    pickled = [(tmp_path / "lora" / "style.pt", 1.0)]
+    with pytest.raises(UnsafePickle):
+        merged("sd15", tmp_path / "pickled", pickled)
+    actual = merged("sd15", tmp_path / "pickled", pickled, allow_pickle=True)
+    for component, tensors in expected.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(actual[component][name], tensor), name
+
+
+def test_a_pickled_embedding_is_refused_by_name(tmp_path: Path) -> None:
+    """As AUTOMATIC1111's stable-diffusion-webui writes them."""
+    path = tmp_path / "embedding.pt"
+    torch.save(
+        {
+            "string_to_token": {"*": 265},
+            "string_to_param": {"*": torch.zeros(4, 768)},
+            "name": "embedding",
+            "step": 100,
+        },
+        path,
+    )
+    with pytest.raises(UnsupportedCheckpoint, match="textual inversion embedding"):
+        merged("sd15", tmp_path / "out", [(path, 1.0)], allow_pickle=True)

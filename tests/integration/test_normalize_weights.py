@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
+    convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
 )
 from normalize_support import (
     ARCHITECTURES,
@@ -22,26 +27,28 @@ from normalize_support import (
 )
 from safetensors.torch import load_file, save_file
 
-from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress_normalize.folder import normalize_folder
 
 TENSOR = "model.diffusion_model.middle_block.0.in_layers.2.weight"
 NORMALIZED_TENSOR = "mid_block.resnets.0.conv1.weight"
 
+Weights = dict[str, torch.Tensor]
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+
+def weights(folder: Path) -> Weights:
     (path,) = folder.glob("*.safetensors")
     return load_file(path)
 
 
-def assert_identical(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_identical(actual: Weights, expected: Weights) -> None:
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         assert actual[name].dtype == tensor.dtype, name
         assert torch.equal(actual[name], tensor), name
 
 
-def changed_checkpoint(path: Path, changes: dict[str, torch.Tensor]) -> Path:
+def changed_checkpoint(path: Path, changes: Weights) -> Path:
     save_file({**load_file(checkpoint("sd15")), **changes}, path)
     return path
 
@@ -79,18 +86,40 @@ def apply(tensor: torch.Tensor, operation: str) -> torch.Tensor:
     return tensor
 
 
-def test_tensors_are_those_of_the_converters_of_diffusers(tmp_path: Path) -> None:
-    normalize_tiny("sd15", tmp_path / "out")
-    configs = {
-        name: json.loads((tmp_path / "out" / name / "config.json").read_text())
-        for name in ("unet", "vae")
-    }
-    for name, convert in {
-        "unet": convert_ldm_unet_checkpoint,
-        "vae": convert_ldm_vae_checkpoint,
-    }.items():
-        expected = convert(load_file(checkpoint("sd15")), configs[name])
-        assert_identical(weights(tmp_path / "out" / name), expected)
+OPEN_CLIP = {
+    ("sd21-v", "text_encoder"): "cond_stage_model.model.",
+    ("sdxl-base", "text_encoder_2"): "conditioner.embedders.1.model.",
+    ("sdxl-refiner", "text_encoder_2"): "conditioner.embedders.0.model.",
+}
+
+
+def converted(architecture: str, component: str, config: dict[str, Any]) -> Weights:
+    """What diffusers' converters make of a tiny checkpoint."""
+    source = load_file(checkpoint(architecture))
+    if component == "unet":
+        return convert_ldm_unet_checkpoint(source, config)
+    if component == "vae":
+        return convert_ldm_vae_checkpoint(source, config)
+    if component == "controlnet":
+        return convert_controlnet_checkpoint(source, config)
+    if (architecture, component) in OPEN_CLIP:
+        model = SimpleNamespace(config=SimpleNamespace(**config))
+        return convert_open_clip_checkpoint(model, source, OPEN_CLIP[architecture, component])
+    return convert_ldm_clip_checkpoint(source)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tensors_are_those_of_the_converters_of_diffusers(
+    tmp_path: Path, architecture: str
+) -> None:
+    report = normalize_tiny(architecture, tmp_path / "out")
+    for component in report["components"]:
+        config = json.loads((tmp_path / "out" / component / "config.json").read_text())
+        expected = converted(architecture, component, config)
+        assert_identical(
+            weights(tmp_path / "out" / component),
+            {k: v for k, v in expected.items() if not is_left_out(architecture, k)},
+        )
 
 
 def test_float16_is_rounded_as_torch_rounds(tmp_path: Path) -> None:
@@ -131,18 +160,40 @@ def test_other_types_are_taken_to_what_core_ml_has(tmp_path: Path, dtype: torch.
     assert torch.equal(actual, stored[TENSOR].to(wanted))
 
 
-def test_what_float16_cannot_hold_stays_float32_and_is_named(tmp_path: Path) -> None:
-    large = load_file(checkpoint("sd15"))[TENSOR]
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float32, "fp16"), (torch.bfloat16, "auto")]
+)
+def test_what_float16_cannot_hold_stays_float32_and_is_named(
+    tmp_path: Path, dtype: torch.dtype, precision: str
+) -> None:
+    large = load_file(checkpoint("sd15"))[TENSOR].to(dtype)
     large[0, 0, 0, 0] = 70_000.0
     source = changed_checkpoint(tmp_path / "large.safetensors", {TENSOR: large})
-    report = normalize_folder(
-        source, tmp_path / "out", tiny_options("sd15", precision="fp16"), ignore_progress
-    )
+    options = tiny_options("sd15", precision=precision)
+    report = normalize_folder(source, tmp_path / "out", options, ignore_progress)
     unet = weights(tmp_path / "out" / "unet")
-    assert torch.equal(unet.pop(NORMALIZED_TENSOR), large)
-    assert {t.dtype for t in unet.values()} == {torch.float16}
+    assert torch.equal(unet.pop(NORMALIZED_TENSOR), large.float())
+    others = torch.float16 if precision == "fp16" else torch.float32
+    assert {t.dtype for t in unet.values()} == {others}
     (decision,) = [d for d in report["decisions"] if "kept in float32" in d["choice"]]
     assert NORMALIZED_TENSOR in decision["choice"]
+
+
+def test_what_float16_cannot_hold_is_refused_by_name_in_all_components(tmp_path: Path) -> None:
+    other = "first_stage_model.decoder.conv_out.weight"
+    large = {name: load_file(checkpoint("sd15"))[name] for name in (TENSOR, other)}
+    for tensor in large.values():
+        tensor.view(-1)[-1] = -70_000.0
+    source = changed_checkpoint(tmp_path / "large.safetensors", large)
+    options = tiny_options("sd15", precision="fp16", overflow="refuse")
+    with pytest.raises(Float16Overflow) as refusal:
+        normalize_folder(source, tmp_path / "out", options, ignore_progress)
+    assert "2 tensors" in refusal.value.message
+    assert all(name in refusal.value.message for name in large)
+    assert not (tmp_path / "out").exists()
+    whole = tiny_options("sd15", precision="fp32", overflow="refuse")
+    normalize_folder(source, tmp_path / "out", whole, ignore_progress)
+    assert torch.equal(weights(tmp_path / "out" / "unet")[NORMALIZED_TENSOR], large[TENSOR])
 
 
 def test_nan_and_infinity_are_refused_by_name_in_all_components(tmp_path: Path) -> None:

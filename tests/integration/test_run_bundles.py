@@ -196,13 +196,17 @@ def test_below_the_threshold_nothing_is_published(run_job: Any) -> None:
     finished = corepress(
         "run",
         *tiny_arguments("sd15"),
-        *("--json", "--recipe", recipe),
+        *("--json", "--recipe", recipe, "--recipe", job.folder / "golden.yaml"),
         *("--state", job.folder / "state", "--out", job.folder / "refused"),
         status=5,
     )
     assert finished.document["error"]["code"] == "verification-failed"
-    assert "asks for 300" in finished.document["error"]["message"]
-    assert not (job.folder / "refused").exists()
+    message = finished.document["error"]["message"]
+    for component in ("text_encoder", "unet", "vae_decoder", "vae_encoder"):
+        assert f"{component}: output" in message
+    assert "asks for 300" in message
+    published = job.folder / "refused" / "model"  # the other build, of the same conversions
+    assert [folder.name for folder in published.iterdir()] == ["golden"]
 
 
 def test_what_two_checkpoints_share_is_converted_once(run_job: Any) -> None:

@@ -17,6 +17,7 @@ from corepress.domain.artifact import (
     Artifact,
     Blob,
     Digest,
+    Part,
     TensorDigest,
     canonical_json,
     sha256_digest,
@@ -160,3 +161,19 @@ def test_documents_are_read_back() -> None:
     assert Task.from_document(task.document()) == task
     outputs = Outputs({"package": artifact}, {"psnr_db": {"image": {"conversion": None}}})
     assert Outputs.from_document(outputs.document()) == outputs
+
+
+def test_a_sharded_artifact_is_the_same_content() -> None:
+    config = Blob(sha256_digest(b"{}"), 2)
+    whole = Artifact({"config.json": config, "model.safetensors": Blob(tensors_digest([A, B]), 9)})
+    part_of = Part("model.safetensors", tensors_digest([A, B]))
+    sharded = Artifact(
+        {
+            "config.json": config,
+            "model-00001-of-00002.safetensors": Blob(tensors_digest([A]), 6, part_of),
+            "model-00002-of-00002.safetensors": Blob(tensors_digest([B]), 4, part_of),
+            "model.safetensors.index.json": Blob(sha256_digest(b"index"), 5, part_of),
+        }
+    )
+    assert sharded.identity == whole.identity
+    assert Artifact.from_document(sharded.document()) == sharded

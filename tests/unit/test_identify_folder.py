@@ -8,11 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folder_support import (
+    BEFORE,
+    PLAIN,
+    TODAY,
+    Folder,
+    as_json,
+    folder_of,
+    renamed,
+    shapes_in,
+    sharded,
+    weight_path,
+    with_header,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from identify_support import (
     MemoryFile,
-    arrays_of,
     header_only,
     manifest,
     tiny_file,
@@ -35,48 +47,6 @@ from corepress.domain.errors import (
     UnsupportedCheckpoint,
 )
 from corepress.identify import identify
-
-Folder = dict[str, MemoryFile]
-CLASSES = {
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-}
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-
-
-def as_json(document: Any) -> MemoryFile:
-    return MemoryFile(json.dumps(document).encode())
-
-
-def weight_path(component: str, variant: str | None = None) -> str:
-    ending = f".{variant}.safetensors" if variant else ".safetensors"
-    return f"{component}/{STEMS.get(component, 'model')}{ending}"
-
-
-def folder_of(name: str) -> Folder:
-    """A tiny checkpoint as a diffusers folder."""
-    files = {"model.safetensors": tiny_file(name)}
-    found = identify(files, tiny_options(name))
-    index: dict[str, Any] = {"_class_name": found.pipeline, "_diffusers_version": "0.30.2"}
-    folder: Folder = {}
-    for component in found.components.values():
-        index[component.name] = CLASSES[component.name]
-        folder[f"{component.name}/config.json"] = as_json(dict(component.config))
-        data = write_safetensors(arrays_of(component, files))
-        folder[weight_path(component.name)] = MemoryFile(data)
-    index |= {
-        "scheduler": ["diffusers", found.scheduler["_class_name"]],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-    }
-    folder["model_index.json"] = as_json(index)
-    folder["scheduler/scheduler_config.json"] = as_json(dict(found.scheduler))
-    folder["tokenizer/vocab.json"] = as_json({"a": 0})
-    folder["tokenizer/merges.txt"] = MemoryFile(b"#version: 0.2\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +124,7 @@ def test_text_encoder_names_with_and_without_their_upper_level(folder: Folder):
     path = weight_path("text_encoder")
     expected = {p.name for p in of(folder).components["text_encoder"].tensors}
     assert all(name.startswith("text_model.") for name in expected)
-    folder[path] = MemoryFile(_renamed(folder[path].data, "text_model.", ""))
+    folder[path] = MemoryFile(renamed(folder[path].data, "text_model.", ""))
     assert {p.name for p in of(folder).components["text_encoder"].tensors} == expected
 
 
@@ -168,26 +138,28 @@ def test_old_vae_attention_names_and_shapes(folder: Folder):
         ("to_v", "value"),
         ("to_out.0", "proj_attn"),
     ):
-        old = _renamed(old, f".{new}.", f".{name}.")
+        old = renamed(old, f".{new}.", f".{name}.")
     header = json.loads(old[8 : 8 + int.from_bytes(old[:8], "little")])
     for name, entry in header.items():
         if "attentions" in name and len(entry["shape"]) == 2:
             entry["shape"] += [1, 1]
-    folder[path] = MemoryFile(_with_header(old, header))
+    folder[path] = MemoryFile(with_header(old, header))
     assert {p.name: p.shape for p in of(folder).components["vae"].tensors} == expected
 
 
 def test_a_missing_tensor_and_a_superfluous_one(folder: Folder):
     path = weight_path("unet")
     victim = "mid_block.attentions.0.proj_in.bias"
-    folder[path] = MemoryFile(_renamed(folder[path].data, victim, "mid_block.extra"))
+    folder[path] = MemoryFile(renamed(folder[path].data, victim, "mid_block.extra"))
     with pytest.raises(IncompleteCheckpoint, match="1 tensor is missing") as caught:
         of(folder)
     assert f"unet/{victim}" in caught.value.message
 
 
 def test_superfluous_tensors_are_noted(folder: Folder):
-    tensors = {k: ("F32", s) for k, s in _shapes(folder[weight_path("text_encoder")].data).items()}
+    tensors = {
+        k: ("F32", s) for k, s in shapes_in(folder[weight_path("text_encoder")].data).items()
+    }
     tensors["text_projection.weight"] = ("F32", [32, 32])
     tensors["text_model.embeddings.position_ids"] = ("I64", [1, 77])
     folder[weight_path("text_encoder")] = header_only(tensors)
@@ -328,6 +300,13 @@ def test_variants_are_chosen_per_component(mixed: Folder, options: Any, text_enc
     assert chosen(found) == {"unet": "fp16", "vae": None, "text_encoder": text_encoder}
     subjects = {decision.subject for decision in found.decisions}
     assert subjects == {"unet", "text_encoder"} | ({"vae"} if "variant" in options else set())
+    warnings = {d.subject: d.choice for d in found.decisions if d.choice.startswith("warning")}
+    if "variant" in options:  # a component that has no such variant says what was taken
+        assert warnings == {"vae": "warning: variant none"}
+    elif options.get("precision") == "fp32":  # float16 is all there is
+        assert warnings == {"unet": "warning: variant fp16"}
+    else:
+        assert not warnings
 
 
 def test_variants_that_are_not_there(mixed: Folder):
@@ -339,11 +318,20 @@ def test_variants_that_are_not_there(mixed: Folder):
 
 def test_the_fullest_variant_stands_in_for_default_files(folder: Folder):
     weights = folder.pop(weight_path("unet"))
-    for variant in ("ema", "fp16", "bf16", "fp32"):
+    for variant in ("ema", "bf16", "fp16", "fp32"):
         folder[weight_path("unet", variant)] = weights
-        assert chosen(of(folder))["unet"] == {"ema": "ema", "fp16": "fp16"}.get(
-            variant, "bf16" if variant == "bf16" else "fp32"
-        )
+        assert chosen(of(folder))["unet"] == variant
+
+
+def test_float32_files_are_taken_where_float32_is_wanted(folder: Folder):
+    """Whatever the default files are: they may be float16 themselves."""
+    weights = folder[weight_path("unet")]
+    for variant in ("fp16", "fp32"):
+        folder[weight_path("unet", variant)] = weights
+    assert chosen(of(folder))["unet"] is None
+    assert chosen(of(folder, precision="fp32"))["unet"] == "fp32"
+    assert chosen(of(folder, precision="fp16"))["unet"] == "fp16"
+    assert chosen(of(folder, precision="fp32", variant="none"))["unet"] is None
 
 
 def test_safetensors_are_preferred_to_pickles(folder: Folder):
@@ -375,26 +363,6 @@ def test_variants_that_only_pickles_have(folder: Folder):
 
 
 # shards
-
-TODAY = ("model.fp16-{}.safetensors", "model.safetensors.index.fp16.json")
-BEFORE = ("model-{}.fp16.safetensors", "model.safetensors.index.fp16.json")
-PLAIN = ("model-{}.safetensors", "model.safetensors.index.json")
-
-
-def sharded(folder: Folder, naming: tuple[str, str]) -> tuple[Folder, dict[str, str]]:
-    """The folder with its text encoder in two shards, and the index' map."""
-    source = folder.pop(weight_path("text_encoder"))
-    shapes = _shapes(source.data)
-    names = sorted(shapes)
-    shard, index = naming
-    weight_map = {}
-    for number, part in ((1, names[::2]), (2, names[1::2])):
-        file = shard.format(f"0000{number}-of-00002")
-        weight_map |= dict.fromkeys(part, file)
-        arrays = {name: np.zeros(shapes[name], "<f4") for name in part}
-        folder[f"text_encoder/{file}"] = MemoryFile(write_safetensors(arrays))
-    folder[f"text_encoder/{index}"] = as_json({"metadata": {}, "weight_map": weight_map})
-    return folder, weight_map
 
 
 @pytest.mark.parametrize(("naming", "variant"), [(TODAY, "fp16"), (BEFORE, "fp16"), (PLAIN, None)])
@@ -451,7 +419,7 @@ def test_a_tensor_in_two_shards(folder: Folder):
     folder, weight_map = sharded(folder, PLAIN)
     twice = next(name for name, shard in weight_map.items() if "00001" in shard)
     second = "text_encoder/model-00002-of-00002.safetensors"
-    shapes = _shapes(folder[second].data) | {twice: [1]}
+    shapes = shapes_in(folder[second].data) | {twice: [1]}
     arrays = {name: np.zeros(shape, "<f4") for name, shape in shapes.items()}
     folder[second] = MemoryFile(write_safetensors(arrays))
     with pytest.raises(CorruptIndex, match=r"is in .*00001.* and in .*00002"):
@@ -493,19 +461,3 @@ def test_a_full_size_controlnet_repository():
     lone = of(repository, precision="fp16")
     assert lone.family == "controlnet-sd15"
     assert chosen(lone) == {"controlnet": "fp16"}
-
-
-def _shapes(data: bytes) -> dict[str, list[int]]:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return {name: entry["shape"] for name, entry in header.items()}
-
-
-def _renamed(data: bytes, old: str, new: str) -> bytes:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return _with_header(data, {name.replace(old, new): entry for name, entry in header.items()})
-
-
-def _with_header(data: bytes, header: Any) -> bytes:
-    text = json.dumps(header).encode()
-    rest = data[8 + int.from_bytes(data[:8], "little") :]
-    return len(text).to_bytes(8, "little") + text + rest

@@ -346,9 +346,6 @@ def test_quantized_weights_are_unsupported():
 OTHER_MODELS = {
     "LoRA": {"lora_unet_down_blocks_0.lora_down.weight": ("F16", [4, 320])},
     "Flux": {"double_blocks.0.img_attn.qkv.weight": ("F16", [9, 3])},
-    "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x.weight": ("F16", [9, 3])},
-    "VAE without a UNet": {"first_stage_model.quant_conv.weight": ("F16", [8, 8, 1, 1])},
-    "config.json": {"down_blocks.0.resnets.0.conv1.weight": ("F16", [9, 9, 3, 3])},
     "no known model": {"classifier.bias": ("F32", [3])},
     "EDM": {**manifest("sdxl-base"), "edm_mean": ("F32", [4])},
 }

@@ -19,6 +19,7 @@ Folders = dict[str, dict[str, bytes]]
 
 SCHEDULER_FILE = "scheduler_config.json"
 _TOKENIZER_OF = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_T5, _T5_TOKENIZER = "text_encoder_3", "tokenizer_3"
 
 
 def companions(
@@ -52,6 +53,14 @@ def companions(
             )
         folders[slot] = with_vocabulary(folders[slot])
         decisions += _misfit(slot, vocabulary_size(folders[slot]), component)
+    if _T5 in identification.components and _T5_TOKENIZER not in folders:
+        decisions.append(
+            Decision(
+                _T5_TOKENIZER,
+                "warning: left out; give diffusers a tokenizer_3 of google/t5-v1_1-xxl",
+                "the source brings no tokenizer for text_encoder_3",
+            )
+        )
     if identification.scheduler:
         folders["scheduler"] = {SCHEDULER_FILE: json_file(identification.scheduler)}
     return folders, decisions

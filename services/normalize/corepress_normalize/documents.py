@@ -21,21 +21,28 @@ _FACTS = (
 _TOOLCHAIN = ("corepress", "numpy", "ml-dtypes")
 
 # As published: runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-xl-base-1.0 and
-# -refiner-1.0.
+# -refiner-1.0, diffusers/sdxl-instructpix2pix-768, stabilityai/stable-diffusion-3-medium-diffusers.
 _SD_SLOTS = ("feature_extractor", "safety_checker", "text_encoder", "tokenizer", "unet", "vae")
-_SDXL_SLOTS = (
-    *("feature_extractor", "image_encoder", "text_encoder", "text_encoder_2"),
-    *("tokenizer", "tokenizer_2", "unet", "vae"),
+_SDXL_EDIT_SLOTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+_SDXL_SLOTS = (*_SDXL_EDIT_SLOTS, "feature_extractor", "image_encoder")
+_SD3_SLOTS = (
+    *("text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "vae"),
 )
-_SETTINGS: Mapping[str, Mapping[str, bool]] = {
-    "StableDiffusionXLPipeline": {"force_zeros_for_empty_prompt": True},
-    "StableDiffusionXLInpaintPipeline": {"force_zeros_for_empty_prompt": True},
-    "StableDiffusionXLImg2ImgPipeline": {
-        "force_zeros_for_empty_prompt": False,
-        "requires_aesthetics_score": True,
-    },
+_SD = (_SD_SLOTS, {"requires_safety_checker": False})
+_FORCE_ZEROS = {"force_zeros_for_empty_prompt": True}
+_PIPELINES: Mapping[str, tuple[tuple[str, ...], Mapping[str, bool]]] = {
+    "StableDiffusion3Pipeline": (_SD3_SLOTS, {}),
+    "StableDiffusionXLPipeline": (_SDXL_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLInpaintPipeline": (_SDXL_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLInstructPix2PixPipeline": (_SDXL_EDIT_SLOTS, _FORCE_ZEROS),
+    "StableDiffusionXLImg2ImgPipeline": (
+        _SDXL_SLOTS,
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+    ),
 }
-_SD_SETTINGS = {"requires_safety_checker": False}
+"""Components and settings of a pipeline; those of SD 1 and 2 are alike."""
+
 _TOKENIZER = ["transformers", "CLIPTokenizer"]
 _ABSENT = [None, None]
 _RENAMED_CLASSES = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # gone in transformers 5
@@ -48,13 +55,13 @@ def json_file(document: Mapping[str, Any]) -> bytes:
 
 def default_model_index(pipeline: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """The ``model_index.json`` of a pipeline as published, all components absent."""
-    is_sdxl = pipeline.startswith("StableDiffusionXL")
+    slots, settings = _PIPELINES.get(pipeline, _SD)
     return {
         "_class_name": pipeline,
         "_diffusers_version": scheduler["_diffusers_version"],
         "scheduler": ["diffusers", scheduler["_class_name"]],
-        **dict.fromkeys(_SDXL_SLOTS if is_sdxl else _SD_SLOTS, _ABSENT),
-        **_SETTINGS.get(pipeline, _SD_SETTINGS),
+        **dict.fromkeys(slots, _ABSENT),
+        **settings,
     }
 
 

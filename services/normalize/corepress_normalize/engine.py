@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Protocol
 
@@ -20,15 +21,15 @@ import numpy as np
 
 from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component, TensorPlan
-from corepress.domain.errors import NonFiniteWeights
+from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
 from corepress_normalize.axes import shaped
-from corepress_normalize.layout import Target, header, targets
+from corepress_normalize.layout import Target, header, shards, targets
 from corepress_normalize.merging import Merger
-from corepress_normalize.precision import cast, overflows
+from corepress_normalize.precision import cast, identity, overflows
 
 PIECE_BYTES = 1 << 20  # fits the second-level cache, so that lanes hand on what is still there
 _NAMED_AT_MOST = 20
@@ -55,17 +56,37 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A component's weights as written.
-
-    ``tensors`` are in the order of the file. ``kept_float32`` names those whose values float16
-    cannot hold; ``non_finite`` those with NaN or infinity, as the source calls them.
-    """
+class Shard:
+    """One file of a component's weights; ``tensors`` are in the order of the file."""
 
     blob: Blob
     tensors: tuple[TensorDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A component's weights as written: one shard, unless asked otherwise.
+
+    ``kept_float32`` names the tensors whose values float16 cannot hold; ``non_finite`` those with
+    NaN or infinity, as the source calls them.
+    """
+
+    shards: tuple[Shard, ...]
     kept_float32: tuple[str, ...]
     non_finite: tuple[str, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorDigest, ...]:
+        """All tensors."""
+        return tuple(chain.from_iterable(shard.tensors for shard in self.shards))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """The tensors, as the source calls them, for which a component is refused."""
+
+    non_finite: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
 
 
 class _Passage:
@@ -140,60 +161,84 @@ class Engine:
         *,
         precision: str,
         allow_non_finite: bool,
+        max_shard_bytes: int | None = None,
+        overflow: str = "keep",
     ) -> None:
         self._source = source
         self._index = index
         self._sink = sink
         self._precision = precision
         self._allow_non_finite = allow_non_finite
+        self._max_shard_bytes = max_shard_bytes
+        self._keeps_overflowing = overflow == "keep"
 
     def write(self, components: Iterable[Component]) -> dict[str, Weights]:
-        """Write each component's canonical weight file, except those that the sink has already.
+        """Write each component's canonical weight files, except those that the sink has already.
 
         Raises:
             NonFiniteWeights: tensors hold NaN or infinity and that is not allowed; names them.
+            Float16Overflow: tensors hold what float16 can't, and none is to be kept in float32;
+                names them.
         """
         written: dict[str, Weights] = {}
-        refused: list[str] = []
+        refused: list[_Refused] = []
         for component in components:
             result = self._write(component)
             if isinstance(result, Weights):
                 written[component.name] = result
             else:
-                refused += result
-        if refused:
-            raise _non_finite_weights(refused)
+                refused.append(result)
+        if non_finite := [name for each in refused for name in each.non_finite]:
+            raise _non_finite_weights(non_finite)
+        if overflowing := [name for each in refused for name in each.overflowing]:
+            raise _float16_overflow(overflowing)
         return written
 
     def _write(
         self, component: Component, kept_float32: frozenset[str] = frozenset()
-    ) -> Weights | tuple[str, ...]:
-        """A component's weights, or the non-finite tensors for which they are refused.
+    ) -> Weights | _Refused:
+        """A component's weights, or the tensors for which they are refused.
 
         A file's header tells each tensor's type before any value is seen. So where values turn out
         to be too large for float16, the component is written once more, those tensors in float32.
         """
         ordered = targets(component.tensors, self._precision, kept_float32)
-        passages = [_Passage(target, self._known(target), self._source) for target in ordered]
-        head = header(ordered)
-        blob = self._stored(head, passages)
-        if blob is None and self._acceptable(passages):
-            with self._sink.create() as writer:
-                self._stream(component.name, head, passages, writer)
-                overflowing = frozenset(p.target.plan.name for p in passages if p.overflows_float16)
-                if not overflowing and self._acceptable(passages):
-                    blob = writer.commit(tensors_digest(p.digest for p in passages))
-            if overflowing and self._acceptable(passages):
-                return self._write(component, overflowing)
+        files = [
+            [_Passage(target, self._known(target), self._source) for target in file]
+            for file in shards(ordered, self._max_shard_bytes)
+        ]
+        passages = list(chain.from_iterable(files))
+        written = [
+            self._write_file(_file_name(component.name, number, len(files)), file)
+            for number, file in enumerate(files, start=1)
+        ]
+        overflowing = [p.target.plan for p in passages if p.overflows_float16]
+        if overflowing and self._acceptable(passages):
+            if not self._keeps_overflowing:
+                names = {plan.source.name for plan in overflowing}
+                return _Refused(overflowing=tuple(sorted(names)))
+            return self._write(component, frozenset(plan.name for plan in overflowing))
         non_finite = tuple(sorted(set().union(*(p.non_finite for p in passages))))
-        if blob is None:
-            return non_finite
+        complete = tuple(shard for shard in written if shard)
+        if len(complete) < len(files):
+            return _Refused(non_finite)
         return Weights(
-            blob=blob,
-            tensors=tuple(p.digest for p in passages),
+            shards=complete,
             kept_float32=tuple(sorted(kept_float32)),
             non_finite=non_finite,
         )
+
+    def _write_file(self, name: str, passages: Sequence[_Passage]) -> Shard | None:
+        """A weight file, or None where its tensors are not what they may be."""
+        head = header([passage.target for passage in passages])
+        blob = self._stored(head, passages)
+        if blob is None and self._acceptable(passages):
+            with self._sink.create() as writer:
+                self._stream(name, head, passages, writer)
+                overflowing = any(passage.overflows_float16 for passage in passages)
+                if not overflowing and self._acceptable(passages):
+                    blob = writer.commit(tensors_digest(p.digest for p in passages))
+        return Shard(blob, tuple(passage.digest for passage in passages)) if blob else None
 
     def _known(self, target: Target) -> IndexedTensor | None:
         source = target.plan.source
@@ -239,19 +284,37 @@ class Engine:
                 self._sink.progress(name, done, total)
 
 
-def _rearranged(data: bytes | memoryview, plan: TensorPlan) -> bytes:
-    """A whole stored tensor, cast or not, with its elements in the order of the planned one."""
+def _file_name(component: str, number: int, count: int) -> str:
+    return component if count == 1 else f"{component} {number}/{count}"
+
+
+def _rearranged(data: bytes, plan: TensorPlan) -> bytes:
+    """A whole stored tensor, in its own type, with its elements as they are planned."""
+    if plan.identity:
+        return identity(plan.shape[0], plan.source.dtype)
     stored = np.frombuffer(data, f"V{len(data) // prod(plan.source.shape)}")
     values = shaped(stored, plan.source)
+    if plan.swap_halves:
+        values = np.roll(values, len(values) // 2, axis=0)
     if plan.rows is not None and plan.source.axes:
         values = values[slice(*plan.rows)]
     return (values.T if plan.transpose else values).tobytes()
 
 
 def _non_finite_weights(names: Sequence[str]) -> NonFiniteWeights:
-    more = len(names) - _NAMED_AT_MOST
     return NonFiniteWeights(
-        f"{len(names)} tensors hold NaN or infinity: {', '.join(names[:_NAMED_AT_MOST])}"
-        + (f" and {more} more" if more > 0 else ""),
+        f"{len(names)} tensors hold NaN or infinity: {_listed(names)}",
         hint="such a checkpoint gives black images; --allow-non-finite takes it all the same",
     )
+
+
+def _float16_overflow(names: Sequence[str]) -> Float16Overflow:
+    return Float16Overflow(
+        f"{len(names)} tensors hold values beyond 65504, the largest float16: {_listed(names)}",
+        hint="--overflow keep writes these in float32, --precision fp32 all",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

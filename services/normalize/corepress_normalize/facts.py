@@ -12,9 +12,11 @@ from corepress.domain.checkpoint import Component, Identification
 from corepress_normalize.engine import Weights
 
 _PRECISION = {"F16": "float16", "F32": "float32"}
-_USUAL_VAE_SCALE_FACTOR = 8  # of every published VAE that these networks were trained with
+_USUAL_VAE_SCALE_FACTOR = 8  # of every family's own VAE, which a network by itself comes without
 _DEFAULT_SAMPLE_SIZE = 64
 _DEFAULT_IMAGE_SIZE = 512
+_UNETS = ("unet", "controlnet")
+_NETWORKS = (*_UNETS, "transformer")
 
 
 def component_facts(component: Component, weights: Weights, family: str) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def component_facts(component: Component, weights: Weights, family: str) -> dict
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,
         "variant": component.weights.variant,
-        "overflows_float16": family.startswith("sdxl")
+        # SD 1's carry the mark too, as diffusers' default; a VAE by itself may be SDXL's
+        "overflows_float16": family.startswith(("sdxl", "vae"))
         and bool(component.config.get("force_upcast")),
     }
 
@@ -45,25 +48,23 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
     ``native_size`` is (width, height) in pixels; latents are ``vae_scale_factor`` times smaller
     and multiples of ``unet_divisor``; ``scaling_factor`` scales them. None where no part tells.
     """
-    components = identification.components
-    factor = scaling = side = None
-    network = components.get("unet") or components.get("controlnet")
-    if "vae" in components:
-        vae = components["vae"].config
-        factor = _halvings(vae)
-        scaling = vae.get("scaling_factor")
-        side = vae.get("sample_size", _DEFAULT_IMAGE_SIZE)
-    elif network is not None:
-        factor = _USUAL_VAE_SCALE_FACTOR
-    if factor is not None and network is not None:
-        side = network.config.get("sample_size", _DEFAULT_SAMPLE_SIZE) * factor
+    configs = {name: component.config for name, component in identification.components.items()}
+    vae = configs.get("vae")
+    unet = next((configs[name] for name in _UNETS if name in configs), None)
+    network = next((configs[name] for name in _NETWORKS if name in configs), None)
+    factor = side = None
+    if vae is not None:
+        factor, side = _halvings(vae), vae.get("sample_size", _DEFAULT_IMAGE_SIZE)
+    if network is not None:
+        factor = factor or _USUAL_VAE_SCALE_FACTOR
+        side = network.get("sample_size", _DEFAULT_SAMPLE_SIZE) * factor
     return {
         "family": identification.family,
         "pipeline": identification.pipeline,
         "prediction_type": str(identification.prediction_type),
         "vae_scale_factor": factor,
-        "scaling_factor": scaling,
-        "unet_divisor": _halvings(network.config) if network else None,
+        "scaling_factor": vae.get("scaling_factor") if vae is not None else None,
+        "unet_divisor": _halvings(unet) if unet is not None else None,
         "native_size": [side, side] if side else None,
     }
 

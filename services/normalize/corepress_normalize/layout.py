@@ -44,8 +44,9 @@ class Target:
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether the elements change their order, for which a tensor is read whole."""
-        return self.plan.transpose or bool(self.plan.source.axes)
+        """Whether the elements change their places or values: such a tensor is read whole."""
+        plan = self.plan
+        return plan.transpose or plan.swap_halves or plan.identity or bool(plan.source.axes)
 
     @property
     def source_range(self) -> tuple[int, int]:
@@ -60,7 +61,7 @@ class Target:
     @property
     def size_bytes(self) -> int:
         """The size of the written data."""
-        if self.is_cast:
+        if self.is_cast or self.plan.identity:
             return prod(self.plan.shape) * item_size_bytes(self.dtype)
         source = self.plan.source
         return source.size_bytes * prod(self.plan.shape) // max(1, prod(source.shape))
@@ -75,6 +76,22 @@ def targets(
         for plan in plans
     ]
     return sorted(chosen, key=lambda target: (_WIDEST_FIRST.index(target.dtype), target.plan.name))
+
+
+def shards(ordered: Sequence[Target], max_bytes: int | None) -> list[list[Target]]:
+    """The tensors of each file where none may have more data than ``max_bytes``.
+
+    The order stays. A tensor larger than that gets a file of its own.
+    """
+    files: list[list[Target]] = [[]]
+    filled_bytes = 0
+    for target in ordered:
+        if files[-1] and max_bytes is not None and filled_bytes + target.size_bytes > max_bytes:
+            files.append([])
+            filled_bytes = 0
+        files[-1].append(target)
+        filled_bytes += target.size_bytes
+    return files
 
 
 def header(ordered: Sequence[Target]) -> bytes:

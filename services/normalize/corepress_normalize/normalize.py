@@ -12,10 +12,9 @@ from corepress.domain.checkpoint import (
     Component,
     Decision,
     Identification,
-    PredictionType,
 )
 from corepress.domain.composition import CHECKPOINT, all_files
-from corepress.domain.errors import AmbiguousPredictionType, InvalidRequest
+from corepress.domain.errors import from_document
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.domain.stage import Handle
@@ -27,11 +26,8 @@ from corepress_normalize.engine import Engine, Sink, Weights
 from corepress_normalize.facts import checkpoint_facts, component_facts
 from corepress_normalize.licence import licence
 from corepress_normalize.precision import check_precision
+from corepress_normalize.weight_files import weight_files
 
-WEIGHT_FILES = {
-    "diffusers": "diffusion_pytorch_model.safetensors",
-    "transformers": "model.safetensors",
-}
 ROOT = "pipeline"
 """The name of the artifact whose files stand in the normalized folder itself."""
 _MODEL_CARD = "README.md"
@@ -82,19 +78,15 @@ def normalize(
     Raises:
         AmbiguousPredictionType: the weights cannot tell it, and no option does.
         InvalidRequest: an option has no such value.
-        NonFiniteWeights: see `Engine.write`.
+        NonFiniteWeights, Float16Overflow: see `Engine.write`.
         PermanentError: anything that `compose` and `companions` refuse.
     """
-    if options.max_shard_size != "none":
-        raise InvalidRequest(
-            f"max_shard_size {options.max_shard_size!r} is not supported yet", hint="use none"
-        )
     check_precision(options.precision)
     source = sources[CHECKPOINT]
     composition = compose(sources, lora_scales, options.for_identify)
     composition.refuse_misfits()
     identification = composition.whole
-    _refuse_ambiguous(identification)
+    _refuse_problems(identification)
     folders, companion_decisions = companions(identification, source, tokenizer)
     engine = Engine(
         all_files(sources),
@@ -102,6 +94,8 @@ def normalize(
         sink,
         precision=options.precision,
         allow_non_finite=options.allow_non_finite,
+        max_shard_bytes=options.max_shard_size,
+        overflow=options.overflow,
     )
     weights = engine.write(identification.components.values())
     decisions = dict.fromkeys(
@@ -126,13 +120,10 @@ def normalize(
     return Normalized(_folders(source, identification, weights, folders, sink), facts)
 
 
-def _refuse_ambiguous(identification: Identification) -> None:
-    if identification.prediction_type is PredictionType.AMBIGUOUS:
-        raise AmbiguousPredictionType(
-            f"the weights of a {identification.family} checkpoint cannot tell whether it predicts "
-            "epsilon or v",
-            hint="--prediction-type epsilon or v_prediction, or --original-config FILE",
-        )
+def _refuse_problems(identification: Identification) -> None:
+    """Raise the first of the problems for which identifying may go on and normalizing may not."""
+    for problem in identification.problems:
+        raise from_document(asdict(problem))
 
 
 def _option_decisions(options: CheckpointOptions) -> Iterator[Decision]:
@@ -193,7 +184,7 @@ def _folders(
     for name, component in identification.components.items():
         config = sink.keep_bytes(json_file(component.config))
         artifacts[name] = Artifact(
-            {"config.json": config, WEIGHT_FILES[component.kind]: weights[name].blob}
+            {"config.json": config, **weight_files(component.kind, weights[name], sink)}
         )
     if identification.pipeline is not None:
         base = (

@@ -66,6 +66,11 @@ def cast(data: bytes | memoryview, source: str, target: str) -> memoryview:
         return values.astype(_STORED[target], copy=False).data.cast("B")
 
 
+def identity(rows: int, dtype: str) -> bytes:
+    """The values of a square matrix of ones on its diagonal and zeros elsewhere."""
+    return np.eye(rows, dtype=_STORED[dtype]).tobytes()
+
+
 def overflows(data: bytes | memoryview, source: str, converted: memoryview, target: str) -> bool:
     """Whether a finite value became infinite in `cast`."""
     if all_finite(converted, target):

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import click
 import yaml
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from corepress.domain.composition import Lora
 from corepress.domain.errors import MissingConfig
 from corepress.domain.job import CheckpointOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _shard_size(_: click.Context, __: click.Parameter, given: str) -> int | None:
+    if given == "none":
+        return None
+    try:
+        return int(TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(given))
+    except ValidationError:
+        raise click.BadParameter(f"{given!r} is neither none nor a size such as 5GB") from None
+
 
 _OPTIONS = (
     click.option(
@@ -77,10 +88,17 @@ _OPTIONS = (
         help="Read .ckpt, .pt, .pth and .bin files: their weights alone, in a sandboxed process.",
     ),
     click.option(
+        "--overflow",
+        type=click.Choice(["keep", "refuse"]),
+        default="keep",
+        help="Tensors with values beyond float16's range: keep them in float32, or refuse.",
+    ),
+    click.option(
         "--max-shard-size",
         default="none",
+        callback=_shard_size,
         metavar="none|SIZE",
-        help="Never sharded by default; sizes are not supported yet.",
+        help="Shard weights into files of at most this size (5GB, 10GiB, bytes); by default never.",
     ),
 )
 

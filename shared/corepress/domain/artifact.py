@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NewType
 
 Digest = NewType("Digest", str)
@@ -45,11 +45,38 @@ def tensors_digest(tensors: Iterable[TensorDigest]) -> Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Of which file another one is a part: its path, and the digest of its content."""
+
+    path: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Blob:
-    """A file's content in a store."""
+    """A file's content in a store.
+
+    ``part_of`` is set on a shard of a component's weights and on the index of shards.
+    """
 
     digest: Digest
     size_bytes: int
+    part_of: Part | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The blob as JSON."""
+        document: dict[str, Any] = {"digest": self.digest, "bytes": self.size_bytes}
+        return document | ({"part_of": asdict(self.part_of)} if self.part_of else {})
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> Blob:
+        """The inverse of `document`."""
+        part_of = document.get("part_of")
+        return Blob(
+            Digest(document["digest"]),
+            int(document["bytes"]),
+            Part(part_of["path"], Digest(part_of["digest"])) if part_of else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +87,12 @@ class Artifact:
 
     @property
     def identity(self) -> Digest:
-        """The digest by which this artifact enters an action key."""
-        return sha256_digest(
-            canonical_json({path: blob.digest for path, blob in self.files.items()})
-        )
+        """The digest by which this artifact enters an action key.
+
+        In it the whole stands for its parts, so that sharding is no change of content.
+        """
+        parts = (blob.part_of or Part(path, blob.digest) for path, blob in self.files.items())
+        return sha256_digest(canonical_json({part.path: part.digest for part in parts}))
 
     @property
     def size_bytes(self) -> int:
@@ -72,17 +101,9 @@ class Artifact:
 
     def document(self) -> dict[str, Any]:
         """The artifact as JSON, for messages and action manifests."""
-        return {
-            path: {"digest": blob.digest, "bytes": blob.size_bytes}
-            for path, blob in sorted(self.files.items())
-        }
+        return {path: self.files[path].document() for path in sorted(self.files)}
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> Artifact:
         """The inverse of `document`."""
-        return Artifact(
-            {
-                path: Blob(Digest(entry["digest"]), int(entry["bytes"]))
-                for path, entry in document.items()
-            }
-        )
+        return Artifact({path: Blob.from_document(entry) for path, entry in document.items()})

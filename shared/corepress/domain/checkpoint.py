@@ -41,6 +41,7 @@ class PredictionType(StrEnum):
 
     EPSILON = "epsilon"
     V_PREDICTION = "v_prediction"
+    FLOW = "flow"
     AMBIGUOUS = "ambiguous"
 
 
@@ -89,9 +90,10 @@ class TensorPlan:
     """How one tensor of a normalized component is made of one stored tensor.
 
     ``rows`` takes ``[start, stop)`` of the first axis (a contiguous byte range: OpenCLIP's fused
-    ``in_proj`` is split so); ``transpose`` swaps the two axes of a matrix. Otherwise the bytes are
-    taken as they are and only the name and ``shape`` (of equal element count) change. ``added`` is
-    what LoRAs then add to it.
+    ``in_proj`` is split so); ``transpose`` swaps the two axes of a matrix, ``swap_halves`` the two
+    halves of the first axis; ``identity`` makes a matrix of zeros and ones, with nothing of the
+    source but its type. Otherwise the bytes are taken as they are and only the name and ``shape``
+    (of equal element count) change. ``added`` is what LoRAs then add to it.
     """
 
     name: str
@@ -99,6 +101,8 @@ class TensorPlan:
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
     transpose: bool = False
+    swap_halves: bool = False
+    identity: bool = False
     added: tuple[Addend, ...] = ()
 
 

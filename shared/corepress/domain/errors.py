@@ -125,6 +125,12 @@ class NonFiniteWeights(PermanentError):
     code = "non-finite-weights"
 
 
+class Float16Overflow(PermanentError):
+    """Weights hold values that float16 cannot hold, and keeping them in float32 was ruled out."""
+
+    code = "float16-overflow"
+
+
 class IncompatibleLora(PermanentError):
     """A LoRA that does not fit the checkpoint it is to be merged into."""
 

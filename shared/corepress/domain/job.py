@@ -21,7 +21,7 @@ class CheckpointOptions:
     """How a checkpoint is read and normalized; fields are named after the command line.
 
     ``original_config`` and ``config`` hold the parsed files, so that a job means the same on
-    every host.
+    every host. ``max_shard_size`` is in bytes; None: weights are never sharded.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -30,10 +30,11 @@ class CheckpointOptions:
     variant: str = "auto"
     family: str = "auto"
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    max_shard_size: str = "none"
+    max_shard_size: int | None = None
     ema: bool = False
     clip_skip: int | None = None
     allow_non_finite: bool = False
+    overflow: Literal["keep", "refuse"] = "keep"
     allow_pickle: bool = False
     original_config: Mapping[str, Any] | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

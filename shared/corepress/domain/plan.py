@@ -24,6 +24,8 @@ from corepress.domain.recipe import (
 from corepress.domain.stage import Outputs, Task
 
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
+_NOT_YET = "transformer"
+"""A component whose family cannot be converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]])
         parameters["lora_scales"] = list(request.options.lora_scales)
     names = ("index", "tokenizer", *sources)
     return [
-        Node("fetch", "fetch", {**sources, "options": options}),
+        # what is fetched does not depend on how it is written
+        Node("fetch", "fetch", {**sources, "options": options | {"max_shard_size": None}}),
         Node(
             "normalize",
             "normalize",
@@ -129,6 +132,11 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
 
 
 def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]:
+    if _NOT_YET in facts["components"]:
+        raise UnsupportedRecipe(
+            f"a checkpoint of family {facts['family']} cannot be converted yet",
+            hint="`corepress normalize` makes a diffusers folder of it",
+        )
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
         chosen = available

@@ -13,11 +13,13 @@ from corepress.domain.checkpoint import PredictionType
 from corepress.domain.errors import MissingConfig
 from corepress.identify.architectures.clip import WITH_PROJECTION, clip_sizes
 from corepress.identify.architectures.controlnet import controlnet_sizes
+from corepress.identify.architectures.mmdit import mmdit_sizes
 from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.unet_sizes import unet_sizes
+from corepress.identify.architectures.t5 import t5_sizes
+from corepress.identify.architectures.unet_sizes import context_width, unet_sizes
 from corepress.identify.architectures.vae import vae_sizes
 from corepress.identify.families.family import Family, TextEncoder
-from corepress.identify.families.published import CLIP
+from corepress.identify.families.published import CLIP, T5
 from corepress.identify.original_config import OriginalConfig
 
 _BASE_CHANNELS = 320
@@ -26,6 +28,12 @@ _BASE_CHANNELS = 320
 _HEAD_CHANNELS = 64
 _VIT_H = (1024, 24)
 """Width and layers of the OpenCLIP that SD 2 was trained with."""
+
+_NETWORK_SIZES = {
+    "controlnet": controlnet_sizes,
+    "transformer": mmdit_sizes,
+    "unet": unet_sizes,
+}
 
 Config = dict[str, Any]
 
@@ -37,19 +45,23 @@ def network_config(
     prediction_type: PredictionType,
     override: Mapping[str, Any],
 ) -> Config:
-    """The configuration of a UNet or ControlNet.
+    """The configuration of a UNet, ControlNet or transformer.
 
     Raises:
+        IncompleteCheckpoint: all tensors that tell a size are missing.
         MissingConfig: neither the weights nor a configuration tell the attention heads.
     """
-    sizes = controlnet_sizes if family.traits.network == "controlnet" else unet_sizes
-    config = {**_network_settings(family, prediction_type), **sizes(part)}
-    heads = _heads(family, config["block_out_channels"], original)
-    if heads is not None:
-        config["attention_head_dim"] = heads
+    network = family.traits.network
+    config = {**_network_settings(family, prediction_type), **_NETWORK_SIZES[network](part)}
+    if network != "transformer":
+        if "cross_attention_dim" not in config:
+            config["cross_attention_dim"] = context_width(part)
+        heads = _heads(family, config["block_out_channels"], original)
+        if heads is not None:
+            config["attention_head_dim"] = heads
     config.update(override)
     if "attention_head_dim" not in config:
-        raise _missing_heads(family.traits.network)
+        raise _missing_heads(network)
     return config
 
 
@@ -62,8 +74,10 @@ def vae_config(
 ) -> Config:
     """The configuration of a VAE."""
     config = {**family.vae, **vae_sizes(part)}
-    latent_size = _network_settings(family, prediction_type)["sample_size"]
-    config["sample_size"] = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
+    settings = _network_settings(family, prediction_type)
+    if "sample_size" in settings:
+        halvings = len(config["block_out_channels"]) - 1
+        config["sample_size"] = settings["sample_size"] * 2**halvings
     if original.scale_factor is not None:
         config["scaling_factor"] = original.scale_factor
     return {**config, **override}
@@ -74,25 +88,27 @@ def text_encoder_config(
     part: Part,
     original: OriginalConfig,
     override: Mapping[str, Any],
-    *,
-    open_clip: bool,
 ) -> Config:
     """The configuration of a text encoder.
 
     Raises:
+        IncompleteCheckpoint: all tensors that tell a size are missing.
         MissingConfig: neither the weights nor a configuration tell the attention heads.
     """
+    if encoder.architecture in T5["architectures"]:
+        return {**T5, **t5_sizes(part), **override}
+    open_clip = part.original
     sizes = clip_sizes(part, open_clip=open_clip)
     width, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
     if open_clip and encoder.penultimate and not original.last_layer:
         # a ViT-H of 23 layers went through transformers, and has lost its last one already
         sizes["num_hidden_layers"] = layers - (0 if (width, layers + 1) == _VIT_H else 1)
-    if encoder.architecture != WITH_PROJECTION:
+    if encoder.architecture != WITH_PROJECTION or encoder.identity_projection:
         sizes["projection_dim"] = encoder.projection_dim or width
     config = {
         "architectures": [encoder.architecture],
         **CLIP,
-        "hidden_act": "gelu" if open_clip else "quick_gelu",
+        "hidden_act": encoder.hidden_act,
         **sizes,
         **override,
     }
@@ -108,9 +124,9 @@ def scheduler_config(
     *,
     zero_terminal_snr: bool,
 ) -> Config:
-    """The scheduler as the family's repositories have it; empty for a ControlNet."""
-    if not family.scheduler:
-        return {}
+    """The scheduler as the family's repositories have it; empty for a lone ControlNet or VAE."""
+    if not family.scheduler or prediction_type is PredictionType.FLOW:
+        return dict(family.scheduler)
     config = {**family.scheduler, "prediction_type": PredictionType.EPSILON.value}
     if prediction_type is PredictionType.V_PREDICTION:
         config.update(family.scheduler_for_v, prediction_type=prediction_type.value)

@@ -24,35 +24,48 @@ from corepress.domain.errors import (
     UnsupportedCheckpoint,
 )
 from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.walks import class_name, is_known, parameters, today_name
+from corepress.identify.architectures.walks import (
+    by_today_names,
+    class_name,
+    is_known,
+    parameters,
+)
 from corepress.identify.configs import scheduler_config
 from corepress.identify.families.family import Family, Traits
-from corepress.identify.families.recognise import recognise
+from corepress.identify.families.recognise import (
+    FAMILIES,
+    family_names,
+    recognise,
+    refuse_alike,
+)
 from corepress.identify.json_file import read_json_object
 from corepress.identify.original_config import read_original_config
 from corepress.identify.plan import Planned, copy_all, plan, refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing, quote
+from corepress.identify.unfinished import refuse_unfinished, unfinished_downloads
 from corepress.identify.weight_files import Found, choose_variants, find_weights, read_variant
 
 _INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
 _COMPONENT_NAME = re.compile(r"[A-Za-z0-9_]+")
 _COPIED_ENDINGS = (".json", ".txt", ".model")
-_NETWORKS = {"UNet2DConditionModel": "unet", "ControlNetModel": "controlnet"}
+_NETWORKS = {
+    "UNet2DConditionModel": "unet",
+    "ControlNetModel": "controlnet",
+    "SD3Transformer2DModel": "transformer",
+}
 _LONE_COMPONENTS = {
     **_NETWORKS,
     "AutoencoderKL": "vae",
     "CLIPTextModel": "text_encoder",
     "CLIPTextModelWithProjection": "text_encoder_2",
+    "T5EncoderModel": "text_encoder_3",
 }
-_LONE_FAMILIES = {
-    "vae": "vae",
-    "text_encoder": "text-encoder",
-    "text_encoder_2": "text-encoder",
-}
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_LONE_FAMILIES = {"vae": "vae", **dict.fromkeys(_TEXT_ENCODERS, "text-encoder")}
 _REFINER_CONTEXT = 1280
-_MUST_BE_KNOWN = ("unet", "controlnet", "vae", "text_encoder", "text_encoder_2")
+_MUST_BE_KNOWN = (*_NETWORKS.values(), "vae", *_TEXT_ENCODERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +86,13 @@ def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identif
     """Identify a folder for which `is_diffusers` holds; errors as `identify` raises them."""
     pipeline, folders = _folders(files)
     folders = {name: at for name, at in folders.items() if name not in options.supplied}
-    entries = _entries(files, folders, options)
+    entries = _entries(files, folders, pipeline, options)
     chosen, decisions = choose_variants({n: e.found for n, e in entries.items()}, options)
     read = {
         name: read_variant(files, entry.found, chosen[name], allow_pickle=options.allow_pickle)
         for name, entry in entries.items()
     }
+    refuse_unfinished(files, [path for weights, _ in read.values() for path in weights.files])
     family = _family(entries, pipeline, options)
     family_name = family.name if family else _family_of_parts(entries)
 
@@ -101,7 +115,7 @@ def identify_diffusers_folder(files: Files, options: IdentifyOptions) -> Identif
         )
         if stored_scheduler is None:
             scheduler = scheduler_config(family, original, prediction_type, zero_terminal_snr=False)
-        elif _stored_prediction(stored_scheduler) is not prediction_type:
+        elif prediction_type not in (PredictionType.FLOW, _stored_prediction(stored_scheduler)):
             scheduler = {**stored_scheduler, "prediction_type": prediction_type.value}
     return Identification(
         layout=Layout.DIFFUSERS,
@@ -159,7 +173,7 @@ def _folders(files: Files) -> tuple[str | None, dict[str, str]]:
 
 
 def _entries(
-    files: Files, folders: Mapping[str, str], options: IdentifyOptions
+    files: Files, folders: Mapping[str, str], pipeline: str | None, options: IdentifyOptions
 ) -> dict[str, _Entry]:
     """The components that have weights, with their configurations.
 
@@ -168,7 +182,7 @@ def _entries(
         UnsupportedCheckpoint: a component that must be understood has an unknown class.
     """
     entries = {}
-    absent = []
+    absent, partial = [], []
     for name, folder in folders.items():
         path = f"{folder}config.json"
         config: dict[str, Any] = read_json_object(files, path) if path in files else {}
@@ -177,17 +191,20 @@ def _entries(
         found = find_weights(files, folder, kind)
         if name in _MUST_BE_KNOWN and not (config and found):
             absent.append(path if not config else f"{folder}*.safetensors")
+            partial += unfinished_downloads(files, folder)
         elif name in _MUST_BE_KNOWN and not is_known(config):
             raise UnsupportedCheckpoint(
-                f"{folder or 'the folder'} holds a {quote(class_name(config))}",
+                f"{f'a {pipeline}' if pipeline else 'the folder'} whose {name} is a "
+                f"{quote(class_name(config))} is not supported",
                 path=path,
-                hint="Corepress converts the networks of SD 1.x, 2.x and SDXL.",
+                hint=f"Supported families: {family_names(FAMILIES)}.",
             )
         elif found:
             entries[name] = _Entry(kind, config, found)
     if absent:
         raise IncompleteCheckpoint(
-            f"the folder's components want files that are not there: {listing(absent)}",
+            f"the folder's components want files that are not there: {listing(absent)}"
+            + (f"; not finished are: {listing(partial)}" if partial else ""),
             path=absent[0],
             hint="Download the missing files.",
         )
@@ -202,11 +219,12 @@ def _family(
     Raises:
         UnsupportedCheckpoint: a pipeline without a network of ours, or of an unknown family.
     """
-    name = next((name for name in ("unet", "controlnet") if name in entries), None)
+    name = next((name for name in _NETWORKS.values() if name in entries), None)
     if name is None and not (entries and all(is_known(e.config) for e in entries.values())):
         raise UnsupportedCheckpoint(
-            f"a {pipeline or 'folder'} without a UNet that Corepress knows; "
-            f"components with weights: {listing(list(entries)) or 'none'}"
+            f"a {pipeline or 'folder'} without a network that Corepress knows; "
+            f"components with weights: {listing(list(entries)) or 'none'}",
+            hint=f"Supported families: {family_names(FAMILIES)}.",
         )
     if name is None:
         return None
@@ -215,7 +233,7 @@ def _family(
         lone_second = "text_encoder" not in entries
     else:  # a UNet by itself
         lone_second = config.get("cross_attention_dim") == _REFINER_CONTEXT
-    in_channels = config.get("in_channels", 4)
+    in_channels = config.get("in_channels", 16 if name == "transformer" else 4)
     if not isinstance(in_channels, int):
         raise MissingConfig(f"{name}/config.json: in_channels is {in_channels!r}, not a number")
     size_conditioning = config.get("addition_embed_type") == "text_time"
@@ -226,7 +244,15 @@ def _family(
         linear_projection=size_conditioning or bool(config.get("use_linear_projection")),
         lone_second_text_encoder=size_conditioning and lone_second and name == "unet",
     )
-    return recognise(traits, options.family)
+    family = recognise(traits, options.family)
+    encoders = [encoder.component for encoder in family.text_encoders if encoder.required]
+    if pipeline is not None and encoders and not {*encoders} & {*entries, *options.supplied}:
+        raise UnsupportedCheckpoint(
+            f"a {pipeline} without a text encoder is not supported; "
+            f"its {name} comes nearest to {family.name}",
+            hint=f"Supported families: {family_names(FAMILIES)}.",
+        )
+    return family
 
 
 def _family_of_parts(entries: Mapping[str, _Entry]) -> str:
@@ -239,11 +265,15 @@ def _plan(
     name: str, entry: _Entry, tensors: Mapping[str, Tensor]
 ) -> tuple[Planned, list[Decision]]:
     """A component's plan, and a note of tensors that its architecture has no place for."""
-    wanted = {today_name(entry.config, stored): tensor for stored, tensor in tensors.items()}
-    wanted = {key: tensor for key, tensor in wanted.items() if not key.endswith("position_ids")}
+    wanted = {
+        name: tensor
+        for name, tensor in by_today_names(entry.config, tensors).items()
+        if not name.endswith("position_ids")
+    }
     part = Part(entry.found.folder, wanted)
     if not is_known(entry.config):
         return copy_all(part), []
+    refuse_alike(entry.found.folder or "the folder", wanted)
     planned = plan(parameters(name, entry.config), part, original=False)
     used = {tensor.source.name for tensor in planned.tensors}
     unknown = [tensor.name for tensor in wanted.values() if tensor.name not in used]
@@ -259,9 +289,19 @@ def _plan(
 
 
 def _stored_prediction(scheduler: Mapping[str, Any] | None) -> PredictionType | None:
-    """What a scheduler's configuration says; diffusers' default is epsilon."""
+    """What a scheduler's configuration says; diffusers' default is epsilon.
+
+    Raises:
+        UnsupportedCheckpoint: it says something that no family does.
+    """
     if scheduler is None:
         return None
+    kind = str(scheduler.get("_class_name", ""))
+    if kind.startswith("EDM"):
+        raise UnsupportedCheckpoint(
+            f"a model of the EDM kind, as its {quote(kind)} tells, is not supported",
+            path=_SCHEDULER,
+        )
     stored = str(scheduler.get("prediction_type", PredictionType.EPSILON.value))
     known = {kind.value: kind for kind in (PredictionType.EPSILON, PredictionType.V_PREDICTION)}
     if stored not in known:

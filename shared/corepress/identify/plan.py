@@ -53,6 +53,7 @@ def plan(parameters: Iterable[Parameter], part: Part, *, original: bool) -> Plan
                 parameter.shape,
                 rows=parameter.rows if original else None,
                 transpose=parameter.transpose and original,
+                swap_halves=parameter.swap_halves and original,
             )
         )
     return Planned(tuple(plans), tuple(missing), tuple(misshapen))

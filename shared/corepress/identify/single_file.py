@@ -1,11 +1,9 @@
-"""A checkpoint in one file, in the layout of LDM, sgm or cldm."""
+"""A checkpoint in one file: in the layout of LDM, sgm or cldm, or one component in any."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from corepress.domain.checkpoint import (
     Component,
@@ -15,76 +13,62 @@ from corepress.domain.checkpoint import (
     IdentifyOptions,
     Layout,
     PredictionType,
+    Problem,
     Tensor,
     WeightFiles,
 )
-from corepress.domain.errors import IncompleteCheckpoint, MissingVariant
-from corepress.identify.architectures.clip import published_name
-from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.walks import parameters
-from corepress.identify.configs import (
-    network_config,
-    scheduler_config,
-    text_encoder_config,
-    vae_config,
+from corepress.domain.errors import (
+    IncompleteCheckpoint,
+    MissingConfig,
+    MissingVariant,
+    UnsupportedCheckpoint,
 )
-from corepress.identify.families.family import Family, TextEncoder, Traits
-from corepress.identify.families.recognise import recognise, refuse_other_models, unrecognised
-from corepress.identify.original_config import OriginalConfig, read_original_config
-from corepress.identify.plan import Planned, plan, refuse_incomplete
+from corepress.identify.architectures.mmdit import transformer_channels
+from corepress.identify.architectures.unet_sizes import (
+    context_width,
+    has_linear_projection,
+    has_size_conditioning,
+    input_channels,
+)
+from corepress.identify.configs import scheduler_config
+from corepress.identify.families.family import Family, Traits
+from corepress.identify.families.lone import network_alone, vae_alone
+from corepress.identify.families.recognise import (
+    family_named,
+    recognise,
+    refuse_alike,
+    unrecognised,
+)
+from corepress.identify.original_config import read_original_config
+from corepress.identify.parts import NETWORKS, Parts, split
+from corepress.identify.plan import refuse_incomplete
 from corepress.identify.prediction import ambiguity, decide_prediction_type
 from corepress.identify.quoting import listing
+from corepress.identify.readings import Reading, Source, has_ema, read_components
 from corepress.identify.tensor_file import read_weight_file
 from corepress.identify.textual_inversion import refuse_textual_inversion
-
-_NETWORK = {"unet": "model.diffusion_model.", "controlnet": "control_model."}
-_UNET_BLOCK = re.compile(r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\.")
-_VAE = "first_stage_model."
-_TEXT = ("cond_stage_model.", "conditioner.embedders.0.", "conditioner.embedders.1.")
-_TRANSFORMERS, _OPEN_CLIP = "transformer.", "model."
-_PREFIXES = (
-    *_NETWORK.values(),
-    _VAE,
-    *(place + kind for place in _TEXT for kind in (_TRANSFORMERS, _OPEN_CLIP)),
-)
-_EMA = "model_ema.diffusion_model"
+from corepress.identify.unfinished import refuse_unfinished
 
 _IGNORED = re.compile(
     r"(alphas_cumprod|betas|log_one_minus|logvar|posterior_|sqrt_|model_ema\.|denoiser\.|"
-    r"first_stage_model\.loss\.|v_pred$|ztsnr$)"
-    r"|.*\.(position_ids|logit_scale|text_projection(\.weight)?|attn_mask)$"
+    r"(first_stage_model\.)?loss\.|v_pred$|ztsnr$)"
+    r"|.*\.(position_ids|logit_scale|text_projection(\.weight)?|attn_mask|embed_tokens\.weight)$"
 )
 """Schedule buffers, markers, and what stands beside the text encoders that diffusers uses."""
 
-Parts = Mapping[str, Part]
+_RESNET = re.compile(
+    r"(?:input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+\.in_layers\."
+    r"|(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.resnets\."
+)
+"""What every UNet and ControlNet has, in either naming."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """All that components are read from, once the family is known."""
-
-    family: Family
-    parts: Parts
-    tensors: Mapping[str, Tensor]
-    original: OriginalConfig
-    prediction_type: PredictionType
-    options: IdentifyOptions
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """What was read of one component; tensors under ``left_out`` are known and not wanted."""
-
-    kind: str
-    config: Mapping[str, Any]
-    planned: Planned
-    decisions: tuple[Decision, ...] = ()
-    left_out: tuple[str, ...] = ()
+_REFINER_CONTEXT = 1280
 
 
 def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> Identification:
     """Identify the checkpoint in the file ``path``; errors as `identify` raises them."""
     tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
+    refuse_unfinished(files, [path])
     refuse_textual_inversion(path, tensors)
     if options.variant not in ("auto", "none") and f".{options.variant}." not in path:
         raise MissingVariant(
@@ -92,22 +76,26 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
             path=path,
             hint="Leave out --variant.",
         )
-    refuse_other_models(path, tensors)
-    parts = _split(tensors)
-    family = recognise(_traits(path, parts, tensors), options.family)
+    refuse_alike(path, tensors)
+    parts = split(tensors)
+    family, decisions = _family(path, parts, tensors, options)
     original = read_original_config(options.original_config)
     marked = PredictionType.V_PREDICTION if {"v_pred", "ztsnr"} & tensors.keys() else None
     prediction_type = decide_prediction_type(family, options, marked, original.prediction_type)
 
     _require_parts(family, parts, options)
-    readings = _read_components(_Source(family, parts, tensors, original, prediction_type, options))
+    source = Source(family, parts, tensors, original, prediction_type, options)
+    if parts.keys() == {"vae"} or any(not part.prefix for part in parts.values()):
+        readings = _read_alone(path, source)
+    else:
+        readings = read_components(source)
     refuse_incomplete(family.name, {name: r.planned for name, r in readings.items()})
     weights = WeightFiles((path,), sharded=False, variant=None)
     return Identification(
         layout=Layout.SINGLE_FILE,
         family=family.name,
         prediction_type=prediction_type,
-        ema=_has_ema(tensors),
+        ema=has_ema(tensors),
         components={
             name: Component(name, r.kind, r.config, r.planned.tensors, weights)
             for name, r in readings.items()
@@ -116,147 +104,137 @@ def identify_single_file(files: Files, path: str, options: IdentifyOptions) -> I
         scheduler=scheduler_config(
             family, original, prediction_type, zero_terminal_snr="ztsnr" in tensors
         ),
-        problems=ambiguity(prediction_type),
+        problems=(*ambiguity(prediction_type), *_unknown_scale(readings)),
         decisions=(
+            *decisions,
+            *_absent_encoders(family, readings),
             *(decision for reading in readings.values() for decision in reading.decisions),
-            *_leftovers(_wanted(tensors, options), readings.values()),
+            *_left_out(_leftovers(source, readings.values())),
         ),
     )
 
 
-def _split(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        for prefix in _PREFIXES:
-            if name.startswith(prefix):
-                rest = name[len(prefix) :]
-                if prefix.endswith(_TRANSFORMERS):
-                    rest = published_name(rest)
-                parts.setdefault(prefix, {})[rest] = tensor
-                break
-    if "input_hint_block.0.weight" in tensors:  # a ControlNet saved without its usual prefix
-        parts[_NETWORK["controlnet"]] = dict(tensors)
-    return {prefix: Part(prefix, content) for prefix, content in parts.items()}
+def _family(
+    path: str, parts: Parts, tensors: Mapping[str, Tensor], options: IdentifyOptions
+) -> tuple[Family, tuple[Decision, ...]]:
+    """The family of a file's parts, and a note where they are but one component.
 
-
-def _traits(path: str, parts: Parts, tensors: Mapping[str, Tensor]) -> Traits:
-    network = "controlnet" if _NETWORK["controlnet"] in parts else "unet"
-    part = parts.get(_NETWORK[network])
-    if part is None or not any(map(_UNET_BLOCK.match, part.tensors)):
+    Raises:
+        UnsupportedCheckpoint: there is nothing of a family, or something that no family has.
+        InvalidRequest: the options name no family.
+    """
+    network = next((name for name in NETWORKS if name in parts), None)
+    if network is None:
+        if parts.keys() != {"vae"}:
+            raise unrecognised(path, tensors)
+        stated = None if options.family == "auto" else family_named(options.family)
+        return vae_alone(stated), (Decision("vae", "by itself", "the file holds nothing else"),)
+    if network != "transformer" and not any(map(_RESNET.match, parts[network].tensors)):
         raise unrecognised(path, tensors)
-    size_conditioning = any(name.startswith("label_emb.") for name in part.tensors)
-    axes = [len(t.shape) for name, t in part.tensors.items() if name.endswith("proj_in.weight")]
+    family = recognise(_traits(network, parts), options.family)
+    if not family.vae or parts.keys() != {network} or options.supplied:
+        return family, ()
+    reason = "the file holds neither a VAE nor a text encoder"
+    return network_alone(family), (Decision(network, "by itself", reason),)
+
+
+def _traits(network: str, parts: Parts) -> Traits:
+    part = parts[network]
+    if network == "transformer":
+        return Traits(
+            network=network,
+            in_channels=transformer_channels(part),
+            size_conditioning=False,
+            linear_projection=False,
+            lone_second_text_encoder=False,
+        )
+    size_conditioning = has_size_conditioning(part)
+    first_encoder = parts.get("conditioner.embedders.0.")
+    if parts.keys() == {network}:
+        lone_second = network == "unet" and context_width(part) == _REFINER_CONTEXT
+    else:
+        lone_second = first_encoder is not None and first_encoder.original
     return Traits(
         network=network,
-        in_channels=(part.axis("input_blocks.0.0.weight", 1) or [4])[0],
+        in_channels=input_channels(part),
         size_conditioning=size_conditioning,
-        linear_projection=size_conditioning or axes.count(2) > len(axes) / 2,
-        lone_second_text_encoder=size_conditioning and _TEXT[1] + _OPEN_CLIP in parts,
+        linear_projection=size_conditioning or has_linear_projection(part),
+        lone_second_text_encoder=size_conditioning and lone_second,
     )
 
 
 def _require_parts(family: Family, parts: Parts, options: IdentifyOptions) -> None:
-    wanted = {}
-    if family.vae and "vae" not in options.supplied and _VAE not in parts:
-        wanted["vae"] = _VAE
+    wanted = {"vae": "first_stage_model."} if family.vae and "vae" not in parts else {}
     for encoder in family.text_encoders:
-        layouts = {encoder.prefix + kind for kind in (_OPEN_CLIP, _TRANSFORMERS)}
-        if encoder.component not in options.supplied and not layouts & parts.keys():
+        if encoder.required and encoder.prefix not in parts:
             wanted[encoder.component] = encoder.prefix
-    if wanted:
-        absent = ", ".join(f"{name} ({prefix}*)" for name, prefix in wanted.items())
+    absent = [f"{name} ({at}*)" for name, at in wanted.items() if name not in options.supplied]
+    if absent:
         raise IncompleteCheckpoint(
-            f"looks like {family.name}, but has no {absent}",
+            f"looks like {family.name}, but has no {', '.join(absent)}",
             hint="A file of parts can't be converted; a missing VAE can be given with --vae.",
         )
 
 
-def _read_components(source: _Source) -> dict[str, _Reading]:
-    family, options = source.family, source.options
-    readings = {family.traits.network: _read_network(source)}
-    if family.vae and "vae" not in options.supplied:
-        readings["vae"] = _read_vae(source)
-    for encoder in family.text_encoders:
-        if encoder.component not in options.supplied:
-            readings[encoder.component] = _read_text_encoder(source, encoder)
+def _read_alone(path: str, source: Source) -> dict[str, Reading]:
+    """The one component of a file in which nothing but its names tells what it is.
+
+    Raises:
+        UnsupportedCheckpoint: it is another one, whose names are alike.
+    """
+    nearest = f"{path} comes nearest to {source.family.name}"
+    try:
+        readings = read_components(source)
+    except IncompleteCheckpoint as error:
+        raise UnsupportedCheckpoint(f"{nearest}, but {error.message}", path=path) from error
+    unknown = _leftovers(source, readings.values())
+    if unknown:
+        raise UnsupportedCheckpoint(
+            f"{nearest}, which has no such tensors: {listing(unknown)}", path=path
+        )
     return readings
 
 
-def _read_network(source: _Source) -> _Reading:
-    name = source.family.traits.network
-    part = source.parts[_NETWORK[name]]
-    decisions: tuple[Decision, ...] = ()
-    if _has_ema(source.tensors):
-        part, decisions = _choose_ema(part, source)
-    elif source.options.ema:
-        raise IncompleteCheckpoint(
-            "there are no EMA weights (model_ema.*) in this file", hint="Leave out --ema."
-        )
-    config = network_config(
-        source.family,
-        part,
-        source.original,
-        source.prediction_type,
-        source.options.configs.get(name, {}),
+def _absent_encoders(family: Family, readings: Mapping[str, Reading]) -> tuple[Decision, ...]:
+    reason = "the file doesn't hold it: diffusers wants None for it and its tokenizer"
+    return tuple(
+        Decision(encoder.component, "left out", reason)
+        for encoder in family.text_encoders
+        if not encoder.required and encoder.component not in readings
     )
-    planned = plan(parameters(name, config), part, original=True)
-    return _Reading("diffusers", config, planned, decisions)
 
 
-def _choose_ema(part: Part, source: _Source) -> tuple[Part, tuple[Decision, ...]]:
-    if not source.options.ema:
-        reason = "the moving averages (EMA) are read with --ema"
-        return part, (Decision("unet", "the weights themselves", reason),)
-    # LitEma names the average of a parameter by the parameter's name without its dots
-    averages = {name: source.tensors.get(_EMA + name.replace(".", "")) for name in part.tensors}
-    found = {name: tensor for name, tensor in averages.items() if tensor is not None}
-    return Part(f"{_EMA}.", found), (Decision("unet", "the EMA weights", "asked for"),)
-
-
-def _read_vae(source: _Source) -> _Reading:
-    part, override = source.parts[_VAE], source.options.configs.get("vae", {})
-    config = vae_config(source.family, part, source.original, source.prediction_type, override)
-    return _Reading("diffusers", config, plan(parameters("vae", config), part, original=True))
-
-
-def _read_text_encoder(source: _Source, encoder: TextEncoder) -> _Reading:
-    name, open_clip = encoder.component, encoder.prefix + _OPEN_CLIP in source.parts
-    part = source.parts[encoder.prefix + (_OPEN_CLIP if open_clip else _TRANSFORMERS)]
-    override = source.options.configs.get(name, {})
-    config = text_encoder_config(encoder, part, source.original, override, open_clip=open_clip)
-    planned = plan(parameters(name, config), part, original=open_clip)
-    unused = f"transformer.resblocks.{config['num_hidden_layers']}."
-    if not encoder.penultimate or not any(stored.startswith(unused) for stored in part.tensors):
-        return _Reading("transformers", config, planned)
-    decision = Decision(
-        name, "without the last layer", "this family is conditioned on the last layer but one"
+def _unknown_scale(readings: Mapping[str, Reading]) -> tuple[Problem, ...]:
+    """The problem of a VAE by itself, of which nothing tells the family."""
+    if "vae" not in readings or "scaling_factor" in readings["vae"].config:
+        return ()
+    return (
+        Problem(
+            MissingConfig.code,
+            "a VAE's weights don't tell what its latents are scaled by, and this file holds "
+            "nothing else",
+            hint="Pass --family with the family that it is for, such as sd15 or sdxl, or "
+            "--config vae=FILE.",
+        ),
     )
-    return _Reading("transformers", config, planned, (decision,), (part.prefix + unused,))
 
 
-def _has_ema(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(_EMA) for name in tensors)
-
-
-def _wanted(tensors: Mapping[str, Tensor], options: IdentifyOptions) -> Mapping[str, Tensor]:
-    """All tensors but those of a VAE whose place another one takes."""
-    if "vae" not in options.supplied:
-        return tensors
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_VAE)}
-
-
-def _leftovers(tensors: Mapping[str, Tensor], readings: Iterable[_Reading]) -> tuple[Decision, ...]:
-    """A note of the tensors that no component takes and that aren't known to be useless."""
-    used: set[str] = set()
+def _leftovers(source: Source, readings: Iterable[Reading]) -> list[str]:
+    """The tensors that nothing takes, aren't known to be useless, and aren't supplied otherwise."""
+    supplied = [source.parts[name] for name in source.options.supplied if name in source.parts]
+    used = {tensor.name for part in supplied for tensor in part.tensors.values()}
     left_out: tuple[str, ...] = ()
     for reading in readings:
         used.update(planned.source.name for planned in reading.planned.tensors)
         left_out += reading.left_out
-    unknown = [
+    return [
         name
-        for name in tensors
+        for name in source.tensors
         if name not in used and not _IGNORED.match(name) and not name.startswith(left_out)
     ]
+
+
+def _left_out(unknown: list[str]) -> tuple[Decision, ...]:
     if not unknown:
         return ()
     return (

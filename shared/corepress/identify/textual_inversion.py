@@ -10,7 +10,7 @@ from corepress.domain.errors import UnsupportedCheckpoint
 _NAMES = ({"emb_params"}, {"clip_l"}, {"clip_g"}, {"clip_l", "clip_g"})
 """What web UIs and trainers call the vectors of SD 1 and 2, and of SDXL's two encoders."""
 
-_OLD_NAME = "string_to_param"  # of the trainer in AUTOMATIC1111/stable-diffusion-webui
+_OLD_NAME = "string_to_param"  # as in the pickles of AUTOMATIC1111/stable-diffusion-webui
 _WIDTHS = (768, 1024, 1280)
 _MOST_VECTORS = 75  # as many as a prompt has room for
 

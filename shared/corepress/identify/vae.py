@@ -13,29 +13,23 @@ from corepress.domain.checkpoint import (
     Identification,
     IdentifyOptions,
     Layout,
-    Tensor,
     WeightFiles,
 )
 from corepress.domain.errors import IncompatibleVae, InvalidRequest, UnsupportedCheckpoint
-from corepress.identify.architectures.part import Part
-from corepress.identify.architectures.vae import modern_name
-from corepress.identify.architectures.walks import parameters
-from corepress.identify.configs import vae_config
 from corepress.identify.diffusers_folder import identify_diffusers_folder, is_diffusers
 from corepress.identify.families.family import Family
 from corepress.identify.families.recognise import FAMILIES
 from corepress.identify.identify import only_checkpoint
 from corepress.identify.original_config import read_original_config
-from corepress.identify.plan import plan, refuse_incomplete
+from corepress.identify.parts import split
+from corepress.identify.plan import refuse_incomplete
 from corepress.identify.quoting import listing
+from corepress.identify.readings import Source, read_components
 from corepress.identify.tensor_file import read_weight_file
 
 File = TypeVar("File")
 
 _FOLDER = "vae/"
-_PREFIX = "first_stage_model."
-_ORIGINAL_KEYS = ("encoder.down.", "decoder.up.")
-_DIFFUSERS_KEYS = ("encoder.down_blocks.", "decoder.up_blocks.")
 _DEFAULT_LATENT_CHANNELS = 4
 _DEFAULT_SCALING_FACTOR = 0.18215
 
@@ -93,40 +87,26 @@ def _single_file(
 ) -> Identification:
     path = only_checkpoint(files)
     tensors = read_weight_file(files, path, allow_pickle=options.allow_pickle)
-    part, is_original = _part(path, tensors)
-    config = vae_config(
-        family,
-        part,
-        read_original_config(options.original_config),
-        checkpoint.prediction_type,
-        options.configs.get("vae", {}),
-    )
-    planned = plan(parameters("vae", config), part, original=is_original)
-    refuse_incomplete("a VAE", {"vae": planned})
+    parts = {name: part for name, part in split(tensors).items() if name == "vae"}
+    if not parts:
+        raise UnsupportedCheckpoint(
+            f"{path} holds no VAE; its {len(tensors)} tensors are called {listing(list(tensors))}",
+            path=path,
+            hint="VAEs of Stable Diffusion are read in the layouts of LDM and diffusers.",
+        )
+    original = read_original_config(options.original_config)
+    source = Source(family, parts, tensors, original, checkpoint.prediction_type, options)
+    vae = read_components(source)["vae"]
+    refuse_incomplete("a VAE", {"vae": vae.planned})
     weights = WeightFiles((path,), sharded=False, variant=None)
     return Identification(
         layout=Layout.SINGLE_FILE,
         family="vae",
         prediction_type=checkpoint.prediction_type,
         ema=False,
-        components={"vae": Component("vae", "diffusers", config, planned.tensors, weights)},
+        components={"vae": Component("vae", vae.kind, vae.config, vae.planned.tensors, weights)},
         pipeline=None,
         scheduler={},
-    )
-
-
-def _part(path: str, tensors: Mapping[str, Tensor]) -> tuple[Part, bool]:
-    """A file's VAE, and whether it has the original's names."""
-    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in tensors) else ""
-    names = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    if any(name.startswith(_DIFFUSERS_KEYS) for name in names):
-        return Part(prefix, {modern_name(name): tensor for name, tensor in names.items()}), False
-    if any(name.startswith(_ORIGINAL_KEYS) for name in names):
-        return Part(prefix, names), True
-    raise UnsupportedCheckpoint(
-        f"{path} holds no VAE; its {len(tensors)} tensors are called {listing(list(tensors))}",
-        path=path,
-        hint="VAEs of Stable Diffusion are read in the layouts of LDM and diffusers.",
     )
 
 

@@ -32,7 +32,8 @@ _RESTS = {
 }
 """What follows a stem in a file's name, by the file's role."""
 
-_FULLEST_FIRST = ("fp32", "bf16", "fp16")
+_NARROW = ("fp16", "bf16")
+_FULLEST_FIRST = ("fp32", "fp16", "bf16")  # bfloat16 has three bits less than float16
 
 
 @dataclass(slots=True)
@@ -141,7 +142,10 @@ def choose_variants(
             )
         chosen[component] = variant
         if variant is not None or len(offered) > 1 or wanted not in ("auto", "none"):
-            decisions.append(Decision(component, f"variant {variant or 'none'}", reason))
+            fell_back = wanted not in ("auto", "none", variant)
+            widened = options.precision == "fp32" and variant in _NARROW
+            warning = "warning: " if fell_back or widened else ""
+            decisions.append(Decision(component, f"{warning}variant {variant or 'none'}", reason))
         if variant not in found[component].safetensors:
             decisions.append(
                 Decision(component, "read from a pickle", "there is no safetensors file")
@@ -179,11 +183,15 @@ def read_variant(
 
 
 def _choose(offered: Variants, options: IdentifyOptions) -> tuple[str | None, str]:
-    """A component's variant and why: what is asked for, else what costs least and loses nothing."""
+    """A component's variant and why: what is asked for, else what costs least and loses nothing.
+
+    Where a component lacks a variant that others have, its default files stand in.
+    """
+    precision = options.precision
     if options.variant in offered:
         return options.variant, "asked for"
-    if options.variant == "auto" and options.precision == "fp16" and "fp16" in offered:
-        return "fp16", "half the bytes, and float16 is what was asked for"
+    if options.variant == "auto" and precision in offered:
+        return precision, f"{precision} is the precision that was asked for"
     if None in offered:
         if options.variant in ("auto", "none"):
             return None, "the default files lose nothing"

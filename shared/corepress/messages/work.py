@@ -16,10 +16,20 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 """Of a job or a node: it is part of keys in the store."""
 
 
+_Digest = Annotated[str, Field(pattern=r"^(sha256|tensors):[0-9a-f]{64}$")]
+
+
+class _PartData(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    path: str
+    digest: _Digest
+
+
 class _BlobData(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    digest: str = Field(pattern=r"^(sha256|tensors):[0-9a-f]{64}$")
+    digest: _Digest
     bytes: int = Field(ge=0)
+    part_of: _PartData | None = None
 
 
 class _TaskData(BaseModel):

@@ -31,8 +31,8 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
         the new folder, empty, and one for temporary files on the same file system.
 
     Raises:
-        OutputConflict: ``out`` is there and neither empty nor one of ours, or its parent
-            cannot be written to.
+        OutputConflict: ``out`` is there and neither empty nor one of ours, its parent cannot be
+            written to, or another process writes to it too.
         DiskFull: there is no room.
     """
     out = out.absolute()
@@ -43,9 +43,7 @@ def output_folder(out: Path, marker: str, schema: str) -> Iterator[tuple[Path, P
         temporary.mkdir()
         yield new, temporary
         refuse_foreign(out, marker, schema)
-        if out.exists():
-            out.rename(work / "old")
-        new.rename(out)
+        _exchange(new, out, work / "old")
 
 
 @contextmanager
@@ -130,6 +128,19 @@ def _unusable_place_refused(out: Path) -> Iterator[None]:
 def _prefix(out: Path) -> str:
     """Of the names of our hidden folders beside a place."""
     return f".{out.name}.corepress-"
+
+
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    try:
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except OSError as error:
+        raise OutputConflict(
+            f"{out} cannot be replaced: {error.strerror}",
+            hint="let nothing else write there meanwhile",
+            path=str(out),
+        ) from error
 
 
 def _disk_full(out: Path) -> DiskFull:

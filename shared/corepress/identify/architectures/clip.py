@@ -13,6 +13,7 @@ _HEAD_CHANNELS = 64
 """The channels of a head in every published CLIP."""
 
 WITH_PROJECTION = "CLIPTextModelWithProjection"
+PROJECTION = "text_projection.weight"
 _TEXT_MODEL = "text_model."
 
 
@@ -60,7 +61,7 @@ def clip_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
     yield from norm("text_model.final_layer_norm", "ln_final", width)
     if WITH_PROJECTION in (config.get("architectures") or ()):
         yield Parameter(
-            "text_projection.weight",
+            PROJECTION,
             "text_projection",
             (config["projection_dim"], width),
             transpose=True,
@@ -81,7 +82,7 @@ def clip_sizes(part: Part, *, open_clip: bool) -> dict[str, Any]:
         tokens = "text_model.embeddings.token_embedding.weight"
         positions = "text_model.embeddings.position_embedding.weight"
         final, layers, inner = "text_model.final_layer_norm", "text_model.encoder.layers", "mlp.fc1"
-        projection = part.axis("text_projection.weight", 0)
+        projection = part.axis(PROJECTION, 0)
     layer = re.compile(re.escape(layers) + r"\.(\d{1,3})\.")
     indices = {int(match[1]) for name in part.tensors if (match := layer.match(name))}
     width = part.agreed(

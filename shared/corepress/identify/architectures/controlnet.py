@@ -12,7 +12,8 @@ from corepress.identify.architectures.part import Part
 from corepress.identify.architectures.unet import levels, skip_channels, unet_encoder
 from corepress.identify.architectures.unet_sizes import unet_sizes
 
-_HINT = re.compile(r"input_hint_block\.(\d{1,3})\.(?:weight|bias)")
+_ORIGINAL_HINT = re.compile(r"input_hint_block\.(\d{1,3})\.(?:weight|bias)")
+_HINT = re.compile(r"controlnet_cond_embedding\.(?:conv_in|blocks\.(\d{1,3}))\.(?:weight|bias)")
 _HINT_WIDTHS = (16, 32, 96, 256)
 
 
@@ -30,23 +31,27 @@ def controlnet_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
 
 
 def controlnet_sizes(part: Part) -> dict[str, Any]:
-    """The sizes of a ControlNet in the original layout, named as in diffusers' configuration."""
-    hint: dict[int, list[int]] = {}
-    for name, tensor in part.tensors.items():
-        match = _HINT.fullmatch(name)
-        if match and tensor.shape:
-            hint.setdefault(int(match[1]), []).append(tensor.shape[0])
-    # 0 is the first convolution; then come pairs of which the second widens: 2 and 4, 6 and 8, ...
-    widths = [
-        part.agreed("hint's channels", hint[index]) for index in sorted(hint) if index % 4 == 0
-    ]
+    """The sizes of a ControlNet in either layout, named as in diffusers' configuration."""
+    first = "input_hint_block.0" if part.original else "controlnet_cond_embedding.conv_in"
     return {
         **unet_sizes(part),
         "conditioning_channels": part.agreed(
-            "condition's channels", part.axis("input_hint_block.0.weight", 1) or [3]
+            "condition's channels", part.axis(f"{first}.weight", 1) or [3]
         ),
-        "conditioning_embedding_out_channels": widths or list(_HINT_WIDTHS),
+        "conditioning_embedding_out_channels": _hint_widths(part) or list(_HINT_WIDTHS),
     }
+
+
+def _hint_widths(part: Part) -> list[int]:
+    """The widths of the hint's network: of its first convolution, then one for each later pair."""
+    seen: dict[int, list[int]] = {}
+    for name, tensor in part.tensors.items():
+        match = (_ORIGINAL_HINT if part.original else _HINT).fullmatch(name)
+        if match and tensor.shape:
+            # the original counts activations too: its first is 0, its pairs 2 and 4, 6 and 8, ...
+            index = int(match[1]) // 2 if part.original else int(match[1] or -1) + 1
+            seen.setdefault(index, []).append(tensor.shape[0])
+    return [part.agreed("hint's channels", seen[index]) for index in sorted(seen) if not index % 2]
 
 
 def _hint(config: Mapping[str, Any], outputs: int) -> Iterator[Parameter]:

@@ -11,8 +11,9 @@ class Parameter:
     """A parameter under both of its names.
 
     ``name`` and ``shape`` are those of diffusers or transformers; ``original`` is the name in the
-    LDM, sgm or OpenCLIP layout, without the component's prefix. ``third`` says which third of the
-    rows of the original's fused tensor it is, ``transpose`` that the original has its axes swapped.
+    authors' layout, without the component's prefix. ``third`` says which third of the rows of the
+    original's fused tensor it is, ``transpose`` that the original has its axes swapped,
+    ``swap_halves`` that it has the halves of its rows in the other order.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Parameter:
     shape: tuple[int, ...]
     third: int | None = None
     transpose: bool = False
+    swap_halves: bool = False
 
     @property
     def rows(self) -> tuple[int, int] | None:

@@ -12,10 +12,15 @@ from corepress.domain.errors import IncompleteCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The tensors under one prefix, by their names without it."""
+    """The tensors under one prefix, by their names without it.
+
+    ``original`` says that these are the names of the original authors' code, and not those of
+    diffusers or transformers.
+    """
 
     prefix: str
     tensors: Mapping[str, Tensor]
+    original: bool = True
 
     def axis(self, name: str, axis: int) -> list[int]:
         """The size of a tensor's axis: one value, or none where there is no such axis."""
@@ -31,7 +36,8 @@ class Part:
         votes = Counter(size for size in witnesses if size > 0)
         if not votes:
             raise IncompleteCheckpoint(
-                f"of {self.prefix}* not even the tensors that tell the {what} are there",
+                f"of {self.prefix or 'this component: '}* not even the tensors that tell the "
+                f"{what} are there",
                 hint="Download the checkpoint again, or ask its author for a complete one.",
             )
         return votes.most_common(1)[0][0]

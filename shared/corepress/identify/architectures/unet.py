@@ -17,7 +17,8 @@ PLAIN_DOWN = "DownBlock2D"
 PLAIN_UP = "UpBlock2D"
 PLAIN_MID = "UNetMidBlock2D"
 
-_BLOCKS = {ATTENTION_DOWN, ATTENTION_UP, ATTENTION_MID, PLAIN_DOWN, PLAIN_UP, PLAIN_MID}
+_BLOCKS = {ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP}
+_MIDDLE_BLOCKS = (ATTENTION_MID, PLAIN_MID, None)
 _ONLY_KNOWN_AS: Mapping[str, tuple[Any, ...]] = {
     "addition_embed_type": (None, "text_time"),
     "attention_type": (None, "default"),
@@ -147,8 +148,10 @@ def unet_encoder(config: Mapping[str, Any]) -> Iterator[Parameter]:
             old = f"input_blocks.{next(index)}"
             yield from conv(f"{new}.downsamplers.0.conv", f"{old}.0.op", inputs, inputs)
 
-    yield from _resnet("mid_block.resnets.0", "middle_block.0", inputs, inputs, time_channels)
-    if config.get("mid_block_type", ATTENTION_MID) == ATTENTION_MID:
+    middle = config.get("mid_block_type", ATTENTION_MID)
+    if middle is not None:
+        yield from _resnet("mid_block.resnets.0", "middle_block.0", inputs, inputs, time_channels)
+    if middle == ATTENTION_MID:
         depth = per_level(config.get("transformer_layers_per_block", 1), len(ladder))[-1]
         depth = depth if isinstance(depth, int) else depth[0]
         yield from _transformer(
@@ -227,7 +230,9 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
             raise UnsupportedCheckpoint(
                 f"a {config.get('_class_name', 'UNet')} with {key} {config[key]!r}"
             )
-    blocks = {*config["down_block_types"], *(config.get("up_block_types") or ())}
-    blocks.add(config.get("mid_block_type", ATTENTION_MID))
-    if unknown := blocks - _BLOCKS:
+    unknown = {*config["down_block_types"], *(config.get("up_block_types") or ())} - _BLOCKS
+    middle = config.get("mid_block_type", ATTENTION_MID)
+    if middle not in _MIDDLE_BLOCKS:
+        unknown.add(middle)
+    if unknown:
         raise UnsupportedCheckpoint(f"a UNet with blocks of type {sorted(map(str, unknown))}")

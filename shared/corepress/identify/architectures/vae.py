@@ -25,7 +25,8 @@ _RESNET_OUTPUT = re.compile(
     r"encoder\.down(?:_blocks)?\.(\d{1,3})\.(?:block|resnets)\.(\d{1,3})\."
     r"(?:conv1|conv2|norm2)\.(?:weight|bias)"
 )
-_MID_ATTENTION = ("mid.attn_1.", "mid_block.attentions.0.")
+_MIDDLE_ATTENTION = ("mid.attn_1.", "mid_block.attentions.")
+_CLASSIC_LATENT_CHANNELS = 4
 
 
 def modern_name(name: str) -> str:
@@ -53,7 +54,11 @@ def vae_parameters(config: Mapping[str, Any]) -> Iterator[Parameter]:
 
 
 def vae_sizes(part: Part) -> dict[str, Any]:
-    """The sizes of an autoencoder in either layout, named as in diffusers' configuration."""
+    """The sizes of an autoencoder in either layout, named as in diffusers' configuration.
+
+    Raises:
+        IncompleteCheckpoint: all tensors that tell a size are missing.
+    """
     blocks: dict[int, dict[int, list[int]]] = {}
     for name, tensor in part.tensors.items():
         match = _RESNET_OUTPUT.fullmatch(name)
@@ -80,12 +85,13 @@ def vae_sizes(part: Part) -> dict[str, Any]:
         ),
         "up_block_types": [_UP] * len(channels),
     }
-    # diffusers' defaults hold for every family here: only an exception is written down
-    if not any(mark in name for name in part.tensors for mark in _MID_ATTENTION):
+    # what diffusers has as its default is not written down
+    if not any(mark in name for name in part.tensors for mark in _MIDDLE_ATTENTION):
         sizes["mid_block_add_attention"] = False
-    for layer in ("quant_conv", "post_quant_conv"):
-        if not any(name.startswith(f"{layer}.") for name in part.tensors):
-            sizes[f"use_{layer}"] = False
+    if sizes["latent_channels"] != _CLASSIC_LATENT_CHANNELS:  # there, nothing may do without
+        for layer in ("quant_conv", "post_quant_conv"):
+            if not any(name.startswith(f"{layer}.") for name in part.tensors):
+                sizes[f"use_{layer}"] = False
     return sizes
 
 

@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from corepress.domain.checkpoint import Tensor
 from corepress.domain.errors import MissingConfig
 from corepress.identify.architectures.clip import clip_parameters, published_name
 from corepress.identify.architectures.controlnet import controlnet_parameters
+from corepress.identify.architectures.mmdit import mmdit_parameters
 from corepress.identify.architectures.parameter import Parameter
+from corepress.identify.architectures.t5 import shared_name, t5_parameters
 from corepress.identify.architectures.unet import unet_parameters
 from corepress.identify.architectures.vae import modern_name, vae_parameters
 
 _WALKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Parameter]]] = {
     "UNet2DConditionModel": unet_parameters,
     "ControlNetModel": controlnet_parameters,
+    "SD3Transformer2DModel": mmdit_parameters,
     "AutoencoderKL": vae_parameters,
     "CLIPTextModel": clip_parameters,
     "CLIPTextModelWithProjection": clip_parameters,
+    "T5EncoderModel": t5_parameters,
 }
 _RENAMES: Mapping[str, Callable[[str], str]] = {
     "AutoencoderKL": modern_name,
     "CLIPTextModel": published_name,
     "CLIPTextModelWithProjection": published_name,
+    "T5EncoderModel": shared_name,
 }
 
 _COUNTS = (
     "layers_per_block",
     "num_hidden_layers",
+    "num_layers",
     "transformer_layers_per_block",
     "reverse_transformer_layers_per_block",
 )
@@ -70,10 +77,13 @@ def parameters(component: str, config: Mapping[str, Any]) -> list[Parameter]:
     return walked
 
 
-def today_name(config: Mapping[str, Any], name: str) -> str:
-    """Today's name of a tensor stored in diffusers' or transformers' layout."""
-    rename = _RENAMES.get(class_name(config))
-    return rename(name) if rename else name
+def by_today_names(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in diffusers' or transformers' layout, by the names that they have today.
+
+    Of two under one name (T5's token embedding) the one that is stored under it counts.
+    """
+    rename = _RENAMES.get(class_name(config), str)
+    return {rename(name): tensors.get(rename(name), tensor) for name, tensor in tensors.items()}
 
 
 def _refuse_absurd(count: Any) -> None:

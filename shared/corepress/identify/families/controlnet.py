@@ -38,5 +38,8 @@ CONTROLNET_SDXL = replace(
         "addition_embed_type": "text_time",
         "addition_embed_type_num_heads": 64,
         "addition_time_embed_dim": 256,
+        # small ones have no attention that would tell these
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
     },
 )

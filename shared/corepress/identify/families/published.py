@@ -1,7 +1,7 @@
 """Settings that the published repositories of several families share.
 
-Read off runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and
-stabilityai/stable-diffusion-xl-base-1.0 on the Hugging Face Hub.
+Read off runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1,
+stabilityai/stable-diffusion-xl-base-1.0 and google/t5-v1_1-xxl on the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -59,6 +59,20 @@ CLIP: dict[str, Any] = {
     "layer_norm_eps": 1e-05,
     "model_type": "clip_text_model",
     "pad_token_id": 1,
+}
+
+T5: dict[str, Any] = {
+    "architectures": ["T5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "use_cache": True,
 }
 
 SCHEDULER: dict[str, Any] = {

@@ -8,19 +8,24 @@ from dataclasses import astuple
 from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint
 from corepress.identify.families.controlnet import CONTROLNET_SD15, CONTROLNET_SD21, CONTROLNET_SDXL
 from corepress.identify.families.family import Family, Traits
-from corepress.identify.families.sd15 import SD15, SD15_INPAINTING
+from corepress.identify.families.foreign import alike, foreign
+from corepress.identify.families.sd3 import SD3
+from corepress.identify.families.sd15 import SD15, SD15_INPAINTING, SD15_PIX2PIX
 from corepress.identify.families.sd21 import SD21, SD21_INPAINTING
-from corepress.identify.families.sdxl import SDXL, SDXL_INPAINTING, SDXL_REFINER
+from corepress.identify.families.sdxl import SDXL, SDXL_INPAINTING, SDXL_PIX2PIX, SDXL_REFINER
 from corepress.identify.quoting import listing
 
 FAMILIES = (
     SD15,
     SD15_INPAINTING,
+    SD15_PIX2PIX,
     SD21,
     SD21_INPAINTING,
     SDXL,
     SDXL_INPAINTING,
+    SDXL_PIX2PIX,
     SDXL_REFINER,
+    SD3,
     CONTROLNET_SD15,
     CONTROLNET_SD21,
     CONTROLNET_SDXL,
@@ -30,42 +35,27 @@ FAMILIES = (
 _OTHER_INPUTS = {
     5: "a depth-to-image UNet (sd20-depth)",
     7: "an upscaler's UNet (sd-x4-upscaler)",
-    8: "an image-editing UNet (instruct-pix2pix)",
 }
-
-_EDM = "a model of the EDM kind (Playground 2.5, CosXL)"
-_OTHER_KEYS = {
-    "a LoRA": ("lora_", ".lora."),
-    "a Flux transformer": ("double_blocks.",),
-    "a Stable Diffusion 3 transformer": ("joint_blocks.",),
-    "an AnimateDiff motion module": ("motion_modules.",),
-    "an IP-Adapter": ("ip_adapter.", "image_proj."),
-    "a Stable Cascade model": ("clip_txt_mapper.", ".channelwise.0."),
-    _EDM: ("edm_mean", "edm_vpred."),
-    "one component in diffusers' naming, whose config.json is wanted beside it": (
-        "down_blocks.0.",
-        "controlnet_cond_embedding.",
-    ),
-}
-_UNET_KEYS = ("model.diffusion_model.", "control_model.")
-_VAE_KEYS = ("first_stage_model.", "encoder.down.0.", "decoder.up.0.")
-_TEXT_ENCODER_KEYS = ("text_model.encoder.", "transformer.resblocks.")
 
 
 def recognise(traits: Traits, forced: str = "auto") -> Family:
     """The family of these traits, or the one whose name is ``forced``.
 
     Raises:
-        UnsupportedCheckpoint: no family has these traits.
+        UnsupportedCheckpoint: no family has these traits, or the forced one has another network.
         InvalidRequest: no family has the forced name.
     """
-    for family in FAMILIES:
-        if family.name == forced or (forced == "auto" and family.traits == traits):
-            return family
     if forced != "auto":
-        raise InvalidRequest(
-            f"there is no family {forced!r}", hint=f"Families: {family_names(FAMILIES)}."
-        )
+        family = family_named(forced)
+        if family.traits.network != traits.network:
+            raise UnsupportedCheckpoint(
+                f"a {traits.network} can't be of the family {forced}, "
+                f"which has a {family.traits.network}"
+            )
+        return family
+    for family in FAMILIES:
+        if family.traits == traits:
+            return family
     seen = _OTHER_INPUTS.get(
         traits.in_channels, f"a {traits.network} with {traits.in_channels} input channels"
     )
@@ -74,17 +64,25 @@ def recognise(traits: Traits, forced: str = "auto") -> Family:
     )
 
 
+def family_named(name: str) -> Family:
+    """The family of this name.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise InvalidRequest(
+        f"there is no family {name!r}", hint=f"Families: {family_names(FAMILIES)}."
+    )
+
+
 def unrecognised(path: str, names: Collection[str]) -> UnsupportedCheckpoint:
-    """The error for a file without a UNet and ControlNet, saying what it seems to be."""
-    what = next((what for what, marks in _OTHER_KEYS.items() if _any(names, marks)), None)
-    if what is None and _any(names, _UNET_KEYS):
-        what = "a fragment of a UNet"
-    if what is None and _any(names, _VAE_KEYS):
-        what = "a VAE without a UNet"
-    if what is None and _any(names, _TEXT_ENCODER_KEYS):
-        what = "a text encoder without a UNet"
+    """The error for a file with nothing of any family, saying what it seems to be."""
+    what = alike(names) or foreign(names)
     if what is not None:
-        message = f"{path} is {what}, which is not supported by itself"
+        message = f"{path} is {what}, which is not supported"
     else:
         message = (
             f"{path} holds {len(names)} tensors of no known model, such as {listing(list(names))}"
@@ -94,13 +92,13 @@ def unrecognised(path: str, names: Collection[str]) -> UnsupportedCheckpoint:
     )
 
 
-def refuse_other_models(path: str, names: Collection[str]) -> None:
-    """Refuse models that have a known family's tensors, and others that change their meaning.
+def refuse_alike(path: str, names: Collection[str]) -> None:
+    """Refuse models that have a family's tensors, and others that change their meaning.
 
     Raises:
         UnsupportedCheckpoint: this is one.
     """
-    if _any(names, _OTHER_KEYS[_EDM]):
+    if alike(names):
         raise unrecognised(path, names)
 
 
@@ -116,7 +114,3 @@ def _nearest(traits: Traits) -> list[Family]:
 
     best = max(map(likeness, FAMILIES))
     return [family for family in FAMILIES if likeness(family) == best]
-
-
-def _any(names: Collection[str], marks: tuple[str, ...]) -> bool:
-    return any(mark in name for name in names for mark in marks)

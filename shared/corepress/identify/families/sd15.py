@@ -28,6 +28,13 @@ SD15 = Family(
     scheduler=SCHEDULER,
 )
 
+SD15_PIX2PIX = replace(
+    SD15,
+    name="sd15-pix2pix",
+    traits=replace(_TRAITS, in_channels=8),
+    pipeline="StableDiffusionInstructPix2PixPipeline",
+)
+
 SD15_INPAINTING = replace(
     SD15,
     name="sd15-inpainting",

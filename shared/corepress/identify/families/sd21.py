@@ -31,7 +31,13 @@ SD21 = Family(
     network_for_v={"sample_size": 96, "upcast_attention": True},
     pipeline="StableDiffusionPipeline",
     text_encoders=(
-        TextEncoder("text_encoder", "cond_stage_model.", projection_dim=512, penultimate=True),
+        TextEncoder(
+            "text_encoder",
+            "cond_stage_model.",
+            hidden_act="gelu",
+            projection_dim=512,
+            penultimate=True,
+        ),
     ),
     vae=VAE,
     scheduler=SCHEDULER,

@@ -56,6 +56,7 @@ SDXL = Family(
             "text_encoder_2",
             "conditioner.embedders.1.",
             architecture="CLIPTextModelWithProjection",
+            hidden_act="gelu",
         ),
     ),
     vae={**VAE, "force_upcast": True, "scaling_factor": 0.13025},
@@ -74,6 +75,13 @@ SDXL_INPAINTING = replace(
     name="sdxl-inpainting",
     traits=replace(_TRAITS, in_channels=9),
     pipeline="StableDiffusionXLInpaintPipeline",
+)
+
+SDXL_PIX2PIX = replace(
+    SDXL,
+    name="sdxl-pix2pix",
+    traits=replace(_TRAITS, in_channels=8),
+    pipeline="StableDiffusionXLInstructPix2PixPipeline",
 )
 
 SDXL_REFINER = replace(

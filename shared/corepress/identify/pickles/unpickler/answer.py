@@ -16,6 +16,8 @@ _KEYS_SHOWN = 8
 _CONTAINERS = ("state_dict", "model", "module", "params_ema", "params")
 """Where trainers put weights: Lightning, many scripts, DeepSpeed, BasicSR (the last two)."""
 
+_EMBEDDING = "string_to_param"  # AUTOMATIC1111/stable-diffusion-webui, its textual inversions
+
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PROTOCOL_VERSION = 1001  # torch.serialization.PROTOCOL_VERSION
 
@@ -95,6 +97,8 @@ def _state_dict(root: Any) -> dict[str, Any]:
     for candidate in (*(root.get(name) for name in _CONTAINERS), root):
         if type(candidate) is dict and any(map(_is_tensor, candidate.values())):
             return candidate
+    if _EMBEDDING in root:
+        raise Refusal("unsupported", "it is a textual inversion embedding: words for a prompt")
     keys = ", ".join(quote(key) for key in list(root)[:_KEYS_SHOWN]) or "none"
     raise Refusal("unsupported", f"it holds no dictionary of tensors; its entries: {keys}")
 

@@ -1,0 +1,48 @@
+"""The names of a component's weight files, and the index that loaders look shards up in.
+
+As `diffusers` and `transformers` write them: ``<name>-00001-of-00002.safetensors``, and beside the
+shards ``<name>.safetensors.index.json`` with the file of every tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from corepress.domain.artifact import Blob, Part, TensorDigest, tensors_digest
+from corepress.identify.safetensors_header import DTYPE_BITS
+from corepress_normalize.documents import json_file
+from corepress_normalize.engine import Sink, Weights
+
+_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+
+
+def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
+    """A component's weight files by name, with an index where there are several.
+
+    Args:
+        kind: the library that loads it, ``diffusers`` or ``transformers``.
+        weights: as written.
+        sink: takes the index.
+    """
+    stem = _STEMS[kind]
+    whole = f"{stem}.safetensors"
+    if len(weights.shards) == 1:
+        return {whole: weights.shards[0].blob}
+    count = len(weights.shards)
+    names = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    shards = dict(zip(names, weights.shards, strict=True))
+    index = {
+        "metadata": {"total_size": sum(map(_data_bytes, weights.tensors))},
+        "weight_map": {
+            tensor.name: name for name, shard in shards.items() for tensor in shard.tensors
+        },
+    }
+    files = {name: shard.blob for name, shard in shards.items()}
+    files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
+    part_of = Part(whole, tensors_digest(weights.tensors))
+    return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
+
+
+def _data_bytes(tensor: TensorDigest) -> int:
+    return prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8

@@ -1,0 +1,109 @@
+"""Open what `corepress normalize` writes with old and new diffusers; ``make matrix``.
+
+Builds one virtual environment for each row of `ENVIRONMENTS` below ``build/matrix/``; all take
+torch from the environment that runs this. Writes ``docs/compatibility.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "matrix"
+TINY = ROOT / "tests" / "fixtures" / "tiny"
+PAGE = ROOT / "docs" / "compatibility.md"
+
+ENVIRONMENTS = (
+    ("diffusers==0.28.2", "transformers==4.44.2", "tokenizers==0.19.1", "huggingface_hub==0.25.2"),
+    ("diffusers==0.30.2", "transformers==4.44.2", "tokenizers==0.19.1", "huggingface_hub==0.25.2"),
+    ("diffusers==0.32.2", "transformers==4.48.3", "tokenizers==0.21.4", "huggingface_hub==0.29.3"),
+    ("diffusers==0.35.2", "transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2"),
+    (),
+)
+"""What is installed over the newest versions, which are those of this project."""
+_NUMPY = "numpy==1.26.4"  # older diffusers know no numpy 2
+
+FOLDERS = (
+    ("sd15-exact", "sd15", "auto"),
+    ("sd15-fp16", "sd15", "fp16"),
+    ("sdxl-base-exact", "sdxl-base", "auto"),
+    ("sdxl-base-fp32-exact", "sdxl-base", "fp32"),
+)
+"""Name, checkpoint, precision; the weights of the exact ones are those of the golden outputs."""
+
+_HEAD = """\
+# Compatibility
+
+What `corepress normalize` writes is opened by `DiffusionPipeline.from_pretrained(FOLDER)`, without
+a `variant` argument, in each of these environments. Every parameter is compared with the file bit
+by bit, and UNet, VAE and text encoders with the outputs of the original authors' code. The folders:
+SD1.5 in float32 and float16, SDXL base in float16 and float32, of the tiny checkpoints in
+`tests/fixtures/tiny`.
+
+`make matrix` builds the environments, does this, and writes this page.
+
+| diffusers | transformers | opens and agrees |
+|---|---|---|
+"""
+
+
+def main() -> None:
+    """Run the matrix."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    folders = [_folder(*row) for row in FOLDERS]
+    rows = [_row(environment, folders) for environment in ENVIRONMENTS]
+    PAGE.write_text(_HEAD + "".join(rows))
+    print(PAGE.read_text())
+    if any("no:" in row for row in rows):
+        raise SystemExit(1)
+
+
+def _folder(name: str, checkpoint: str, precision: str) -> str:
+    source, folder = TINY / checkpoint, BUILD / "folders" / name
+    command = [sys.executable, "-m", "corepress", "normalize", str(source / "model.safetensors")]
+    command += ["--original-config", str(source / "config.yaml"), "--precision", precision]
+    for path in source.glob("*.config.json"):
+        command += ["--config", f"{path.name.split('.')[0]}={path}"]
+    folder.mkdir(parents=True)
+    subprocess.run([*command, "--out", str(folder / "pipeline")], check=True, capture_output=True)
+    shutil.copyfile(source / "golden.safetensors", folder / "golden.safetensors")
+    return str(folder)
+
+
+def _row(requirements: tuple[str, ...], folders: list[str]) -> str:
+    done = subprocess.run(
+        [_python(requirements), str(Path(__file__).with_name("open_folders.py")), *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        named = [requirement.partition("==")[2] for requirement in requirements] or ["-", "-"]
+        reason = done.stderr.strip().splitlines()[-1]
+        return f"| {named[0]} | {named[1]} | no: {reason} |\n"
+    versions = json.loads(done.stdout.splitlines()[-1])
+    return f"| {versions['diffusers']} | {versions['transformers']} | yes |\n"
+
+
+def _python(requirements: tuple[str, ...]) -> str:
+    if not requirements:
+        return sys.executable
+    folder = BUILD / requirements[0].replace("==", "-")
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", _NUMPY, *requirements]
+    subprocess.run(install, check=True, capture_output=True)
+    # what is not installed here comes from this project's environment, torch above all
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
+    Path(packages, "corepress.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+if __name__ == "__main__":
+    main()
