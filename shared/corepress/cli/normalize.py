@@ -13,7 +13,9 @@ from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
 from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
 from corepress.runtime.files import local_path
+from corepress.runtime.output_folder import refuse_unusable
 from corepress_fetch.local_copy import local_copies
+from corepress_normalize.documents import MANIFEST, MANIFEST_SCHEMA
 from corepress_normalize.folder import normalize_folder
 
 
@@ -33,6 +35,7 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """
     checkpoint = read_options(options)
     sources = {CHECKPOINT: source, **checkpoint.further_sources}
+    refuse_unusable(out, MANIFEST, MANIFEST_SCHEMA)
     with (
         ProgressDisplay() as display,
         local_copies(sources, checkpoint, out, display.activity) as paths,

@@ -132,9 +132,9 @@ def source_files(source: Path) -> dict[str, LocalFile]:
         for path, file in files.items():
             _refuse_undecoded(path)
             if not os.access(file.local_path(), os.R_OK):
-                raise AccessDenied(f"{path} may not be read", path=path)
+                raise _denied(path)
     except PermissionError as error:
-        raise AccessDenied(f"{source} may not be read: {error.strerror}") from error
+        raise _denied(str(source)) from error
     return files
 
 
@@ -149,6 +149,10 @@ def tokenizer_files(folder: Path) -> dict[str, LocalFile]:
         for path, file in source_files(folder).items()
         if "/" not in path and path.endswith((".json", ".txt"))
     }
+
+
+def _denied(path: str) -> AccessDenied:
+    return AccessDenied(f"{path} may not be read", hint="change its permissions", path=path)
 
 
 def _refuse_undecoded(path: str) -> None:
