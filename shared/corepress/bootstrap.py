@@ -30,11 +30,12 @@ _STAGE_PROCESS = "from corepress.bootstrap import stage_process_main; stage_proc
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Store, bus and worker of one machine."""
+    """Store, bus and worker of one machine, and the stages that it runs."""
 
     store: FolderStore
     bus: MemoryBus
     worker: Worker
+    stages: Mapping[str, Stage]
 
 
 def _entry_points() -> dict[str, EntryPoint]:
@@ -78,7 +79,7 @@ def embedded_pipeline(
         owner = f"{os.getpid()}-{token_hex(4)}"
         worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED)
         try:
-            yield Pipeline(store, bus, worker)
+            yield Pipeline(store, bus, worker, stages)
         finally:
             runner.stop()
             clear_leftovers(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,26 +107,79 @@ def test_a_state_folder_in_use(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
+    """A disk of sixteen megabytes."""
     if os.geteuid() or sys.platform != "linux":
         pytest.skip("mounting a small disk takes root on Linux")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "corepress-test", str(disk)], check=True
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "corepress-test", str(disk)], check=True
     )
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk(recipe: Path, tmp_path: Path, small_disk: Path) -> None:
-    state = run(recipe, "--out", tmp_path / "out", "--state", small_disk / "state", status=4)
-    assert state.document["error"]["code"] == "disk-full"
+def fill(disk: Path, all_but_bytes: int = 0) -> Path:
+    """A file that leaves so much of a disk free."""
+    free_bytes = shutil.disk_usage(disk).free
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free_bytes - all_but_bytes))
+    return filler
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(small_disk: Path) -> None:
+    """`inspect` says how much it takes: a little less is refused, as much is enough."""
+    needs = corepress("inspect", *tiny_arguments("sd15"), "--json").document["needs"]
+    needed_bytes = needs["by_command"]["normalize"]["disk_bytes"]
+    normalize = ("normalize", *tiny_arguments("sd15"), "--out", small_disk / "out", "--json")
+    filler = fill(small_disk, needed_bytes - 4096)
+    error = corepress(*normalize, status=4).document["error"]
+    assert error["code"] == "disk-full"
+    assert f"{needed_bytes:,} bytes are needed" in error["message"]
+    assert str(small_disk) in error["message"]
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    filler.unlink()
+    fill(small_disk, needed_bytes + (2 << 20))  # configurations, vocabularies, folders
+    corepress(*normalize)
+
+
+def test_run_counts_what_its_state_folder_lacks(
+    recipe: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """Where all is done already, no room is needed for it."""
+    out = ("--out", tmp_path / "out", "--state", small_disk / "state")
+    filler = fill(small_disk, 2 << 20)
+    error = run(recipe, *out, status=4).document["error"]
+    assert error["code"] == "disk-full"
+    assert "bytes are needed" in error["message"]
     assert not (tmp_path / "out").exists()
+    assert not list((small_disk / "state" / "blobs").iterdir())
+    filler.unlink()
+    first = run(recipe, *out, status=0)
+    assert first.document["jobs"][0]["errors"] == {}
+    fill(small_disk, 256 << 10)
+    again = run(recipe, *out, status=0)
+    assert all(action["cached"] for action in again.document["jobs"][0]["actions"].values())
+
+
+def test_run_needs_room_for_what_it_publishes(
+    recipe: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    fill(small_disk, 50_000)
+    finished = run(recipe, "--out", small_disk / "out", "--state", tmp_path / "state", status=4)
+    assert finished.document["error"]["code"] == "disk-full"
+    assert not (small_disk / "out").exists()
+
+
+def test_a_disk_that_fills_up_all_the_same(small_disk: Path) -> None:
+    """Vocabularies are not counted, and no room is left for them."""
+    needs = corepress("inspect", *tiny_arguments("sd15"), "--json").document["needs"]
+    fill(small_disk, needs["by_command"]["normalize"]["disk_bytes"] + 16384)
     out = corepress(
         "normalize", *tiny_arguments("sd15"), "--out", small_disk / "out", "--json", status=4
     )
     assert out.document["error"]["code"] == "disk-full"
+    assert "no space left" in out.document["error"]["message"]
     assert not (small_disk / "out").exists()
 
 

@@ -55,8 +55,10 @@ def test_headers_are_read_by_ranges(server: Server) -> None:
     local = invoke("inspect", CHECKPOINT, *OPTIONS)
     assert document.pop("source") == server.uri
     assert local.pop("source") == str(CHECKPOINT)
-    for component in (*document["components"].values(), *local["components"].values()):
-        del component["files"]
+    for report in (document, local):
+        del report["needs"]  # a download takes room
+        for component in report["components"].values():
+            del component["files"]
     assert document == local
 
 

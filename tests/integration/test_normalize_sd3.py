@@ -152,6 +152,17 @@ def test_a_single_file(tmp_path: Path, transformer: str) -> None:
         )
 
 
+def test_a_transformer_saved_transposed_in_a_pickle(tmp_path: Path) -> None:
+    """Halves of a matrix are swapped, whatever the order in which its axes lie."""
+    original = random_original("transformer", models()["transformer"])
+    transposed = {k: v.T.contiguous().T if v.ndim == 2 else v for k, v in original.items()}
+    torch.save(transposed, tmp_path / "sd3.ckpt")
+    options = CheckpointOptions(allow_pickle=True)
+    normalize_folder(tmp_path / "sd3.ckpt", tmp_path / "out", options, ignore_progress)
+    expected = convert_sd3_transformer_checkpoint_to_diffusers(original)
+    assert_identical(written(tmp_path / "out" / "transformer"), expected)
+
+
 def test_a_pipeline_with_a_sharded_text_encoder(tmp_path: Path) -> None:
     built = models()
     tokenizer = tmp_path / "clip"

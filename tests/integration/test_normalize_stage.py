@@ -14,7 +14,7 @@ from normalize_support import checkpoint, normalize_tiny, tiny_options
 from safetensors.torch import load_file, save_file
 
 from corepress.adapters.embedded.store import FolderStore
-from corepress.domain.artifact import Artifact
+from corepress.domain.artifact import Artifact, Digest
 from corepress.domain.errors import InvalidRequest, NonFiniteWeights
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
@@ -123,9 +123,9 @@ def test_a_component_that_the_store_has_is_not_written_again(
     written: list[int] = []
     writer = host.store.writer
 
-    def counting_writer() -> Any:
+    def counting_writer(digest: Digest | None = None) -> Any:
         written.append(1)
-        return writer()
+        return writer(digest)
 
     monkeypatch.setattr(host.store, "writer", counting_writer)
     second = host.normalize(fetched, CheckpointOptions())
@@ -154,8 +154,8 @@ class ServerSideSink(FolderSink):
     """A sink that copies ranges on its own side, as a store that is no folder would."""
 
     @contextmanager
-    def create(self) -> Iterator[Any]:
-        with super().create() as writer:
+    def create(self, digest: Digest | None = None) -> Iterator[Any]:
+        with super().create(digest) as writer:
             copy_range = writer.copy_range
             writer.copy_range = lambda source, offset, size_bytes: copy_range(
                 LocalFile(source.local_path()), offset, size_bytes

@@ -1,7 +1,7 @@
 """Open what `corepress normalize` writes with old and new diffusers; ``make matrix``.
 
-Builds one virtual environment for each row of `ENVIRONMENTS` below ``build/matrix/``; all take
-torch from the environment that runs this. Writes ``docs/compatibility.md``.
+Builds one virtual environment for each row of `ENVIRONMENTS` below ``build/matrix/``; torch alone,
+which is large, is linked from the environment that runs this. Writes ``docs/compatibility.md``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,22 +21,23 @@ TINY = ROOT / "tests" / "fixtures" / "tiny"
 PAGE = ROOT / "docs" / "compatibility.md"
 
 ENVIRONMENTS = (
-    ("diffusers==0.28.2", "transformers==4.44.2", "tokenizers==0.19.1", "huggingface_hub==0.25.2"),
-    ("diffusers==0.30.2", "transformers==4.44.2", "tokenizers==0.19.1", "huggingface_hub==0.25.2"),
-    ("diffusers==0.32.2", "transformers==4.48.3", "tokenizers==0.21.4", "huggingface_hub==0.29.3"),
-    ("diffusers==0.35.2", "transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2"),
+    ("diffusers==0.28.2", "transformers==4.41.2", "huggingface_hub==0.25.2", "numpy==1.26.4"),
+    ("diffusers==0.30.2", "transformers==4.44.2", "huggingface_hub==0.25.2", "numpy==1.26.4"),
+    ("diffusers==0.32.2", "transformers==4.48.3", "huggingface_hub==0.29.3", "numpy==2.2.6"),
+    ("diffusers==0.35.2", "transformers==4.57.6", "huggingface_hub==0.36.2", "numpy==2.2.6"),
     (),
 )
-"""What is installed over the newest versions, which are those of this project."""
-_NUMPY = "numpy==1.26.4"  # older diffusers know no numpy 2
+"""What is installed, with all that it needs; the last row is this project's own environment."""
+_TORCH_NEEDS = ("sympy", "networkx", "jinja2", "setuptools")
 
 FOLDERS = (
-    ("sd15-exact", "sd15", "auto"),
-    ("sd15-fp16", "sd15", "fp16"),
-    ("sdxl-base-exact", "sdxl-base", "auto"),
-    ("sdxl-base-fp32-exact", "sdxl-base", "fp32"),
+    ("sd15-exact", "sd15", []),
+    ("sd15-fp16", "sd15", ["--precision", "fp16"]),
+    ("sd15-shards-exact", "sd15", ["--max-shard-size", "400kB"]),
+    ("sdxl-base-exact", "sdxl-base", []),
+    ("sdxl-base-fp32-exact", "sdxl-base", ["--precision", "fp32"]),
 )
-"""Name, checkpoint, precision; the weights of the exact ones are those of the golden outputs."""
+"""Name, checkpoint, options; the weights of the exact ones are those of the golden outputs."""
 
 _HEAD = """\
 # Compatibility
@@ -43,8 +45,8 @@ _HEAD = """\
 What `corepress normalize` writes is opened by `DiffusionPipeline.from_pretrained(FOLDER)`, without
 a `variant` argument, in each of these environments. Every parameter is compared with the file bit
 by bit, and UNet, VAE and text encoders with the outputs of the original authors' code. The folders:
-SD1.5 in float32 and float16, SDXL base in float16 and float32, of the tiny checkpoints in
-`tests/fixtures/tiny`.
+SD1.5 in float32, in float16 and in shards, SDXL base in float16 and float32, of the tiny
+checkpoints in `tests/fixtures/tiny`.
 
 `make matrix` builds the environments, does this, and writes this page.
 
@@ -64,10 +66,10 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def _folder(name: str, checkpoint: str, precision: str) -> str:
+def _folder(name: str, checkpoint: str, options: list[str]) -> str:
     source, folder = TINY / checkpoint, BUILD / "folders" / name
     command = [sys.executable, "-m", "corepress", "normalize", str(source / "model.safetensors")]
-    command += ["--original-config", str(source / "config.yaml"), "--precision", precision]
+    command += ["--original-config", str(source / "config.yaml"), *options]
     for path in source.glob("*.config.json"):
         command += ["--config", f"{path.name.split('.')[0]}={path}"]
     folder.mkdir(parents=True)
@@ -97,11 +99,11 @@ def _python(requirements: tuple[str, ...]) -> str:
     folder = BUILD / requirements[0].replace("==", "-")
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", _NUMPY, *requirements]
-    subprocess.run(install, check=True, capture_output=True)
-    # what is not installed here comes from this project's environment, torch above all
-    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
-    Path(packages, "corepress.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    for path in {Path(file).parts[0] for file in distribution("torch").files or ()} - {".."}:
+        (packages / path).symlink_to(Path(str(distribution("torch").locate_file(path))))
+    install = [python, "-m", "pip", "install", "--quiet", *requirements, *_TORCH_NEEDS]
+    subprocess.run(install, check=True)
     return python
 
 

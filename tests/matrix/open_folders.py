@@ -44,8 +44,11 @@ def main(folders: list[Path]) -> None:
 
 def compare(folder: Path, module: torch.nn.Module) -> None:
     """Every parameter is the stored one, bit by bit, and there are no others."""
-    (file,) = folder.glob("*.safetensors")
-    stored = {name.removeprefix("text_model."): value for name, value in load_file(file).items()}
+    stored = {
+        name.removeprefix("text_model."): value
+        for file in folder.glob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
     opened = {
         name.removeprefix("text_model."): value
         for name, value in module.state_dict().items()

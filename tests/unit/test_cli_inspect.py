@@ -55,8 +55,10 @@ def test_published_checkpoints(name: str, tmp_path: Path) -> None:
     item_bytes = 2 if name.startswith("sdxl") else 4
     weights_bytes = item_bytes * sum(parameters.values())
     assert sum(found["bytes"] for found in components.values()) == weights_bytes
-    assert document["needs"]["disk_bytes"] == weights_bytes
-    assert document["needs"]["memory_bytes"] > 0
+    needs = document["needs"]
+    assert needs["by_command"]["run"]["disk_bytes"] == needs["disk_bytes"]
+    assert needs["disk_bytes"] > needs["by_command"]["normalize"]["disk_bytes"] > weights_bytes
+    assert needs["memory_bytes"] >= needs["by_command"]["normalize"]["memory_bytes"] > 0
     codes = [problem["code"] for problem in document["problems"]]
     assert codes == (["ambiguous-prediction-type"] if name == "sd21" else [])
 
@@ -79,7 +81,7 @@ def test_words_for_people(tmp_path: Path) -> None:
     assert ["prediction", "ambiguous"] in rows
     assert ["unet", "865.9 M parameters     3.5 GB  F32 x 686"] in rows
     told = {row[0]: row[1] for row in rows}
-    assert told["decision"].startswith("text_encoder: without the last layer (")
+    assert told["decided"].startswith("text_encoder: without the last layer (")
     assert told["problem"].startswith("[ambiguous-prediction-type] ")
     assert "--prediction-type epsilon or v_prediction" in lines[-1]
 

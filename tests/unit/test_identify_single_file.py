@@ -25,7 +25,7 @@ from corepress.domain.errors import (
     UnsafePickle,
     UnsupportedCheckpoint,
 )
-from corepress.identify import identify, inspect, needs
+from corepress.identify import identify, report
 
 Tensors = dict[str, tuple[str, list[int]]]
 UNET = "model.diffusion_model."
@@ -438,9 +438,9 @@ def test_a_controlnet_without_its_prefix():
 
 def test_the_report_has_the_documented_form():
     files = {"model.safetensors": header_only(manifest("sdxl-base"))}
-    document = inspect(files, IdentifyOptions(), "sd_xl_base_1.0.safetensors")
+    document = report(identify(files, IdentifyOptions()), "sd_xl_base_1.0.safetensors")
     assert document.keys() >= {
-        "source", "layout", "family", "prediction_type", "ema", "components", "problems", "needs"
+        "source", "layout", "family", "prediction_type", "ema", "components", "problems"
     }  # fmt: skip
     assert document["components"]["unet"] == {
         "parameters": 2567463684,
@@ -455,17 +455,8 @@ def test_the_report_has_the_documented_form():
 
 def test_the_report_lists_problems():
     files = {"model.safetensors": header_only(manifest("sd21"))}
-    (problem,) = inspect(files, IdentifyOptions(), "x")["problems"]
+    (problem,) = report(identify(files, IdentifyOptions()), "x")["problems"]
     assert problem["code"] == "ambiguous-prediction-type"
-
-
-def test_needs_follow_the_precision_and_the_largest_component():
-    found = of(manifest("sd15"))
-    parameters = sum(component.parameters for component in found.components.values())
-    assert needs(found)["disk_bytes"] == 4 * parameters
-    assert needs(found, "fp16")["disk_bytes"] == 2 * parameters
-    larger = of(manifest("sdxl-base"))
-    assert needs(larger)["memory_bytes"] > 2 * needs(found)["memory_bytes"] > 10e9
 
 
 def test_the_tiny_checkpoints_hold_nothing_but_their_components():

@@ -26,7 +26,7 @@ from corepress.domain.errors import (
     InvalidRequest,
     UnsupportedCheckpoint,
 )
-from corepress.identify import Composition, compose, inspect_composition
+from corepress.identify import Composition, compose, composition_report
 
 PREFIX = "first_stage_model."
 Files = Mapping[str, MemoryFile]
@@ -226,7 +226,8 @@ def test_what_inspect_shows() -> None:
         "lora-0": {"x.safetensors": header_only({"emb_params": ("F32", [8, 768])})},
     }
     uris = {"source": "model.safetensors", "vae": "vae/", "lora-0": "x.safetensors"}
-    report = inspect_composition(sources, (0.5,), tiny_options("sd15"), uris)
+    composition = compose(sources, (0.5,), tiny_options("sd15"))
+    report = composition_report(composition, (0.5,), uris)
     assert report["vae"] == {"source": "vae/", "fits": True}
     assert report["loras"] == [{"source": "x.safetensors", "scale": 0.5, "fits": False}]
     (problem,) = report["problems"]

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from corepress.domain.artifact import Blob, TensorDigest, tensors_digest
+from corepress.domain.artifact import Blob, Digest, TensorDigest, tensors_digest
 from corepress.domain.checkpoint import Component, TensorPlan
 from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
@@ -27,7 +27,14 @@ from corepress.domain.stage import BlobWriter, Handle
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
 from corepress_normalize.axes import shaped
-from corepress_normalize.layout import Target, header, shards, targets
+from corepress_normalize.layout import (
+    Target,
+    canonical_place,
+    header,
+    shards,
+    stored_place,
+    targets,
+)
 from corepress_normalize.merging import Merger
 from corepress_normalize.precision import cast, identity, overflows
 
@@ -42,7 +49,12 @@ class Sink(Protocol):
         """Whether this file is there already."""
         ...
 
-    def create(self) -> AbstractContextManager[BlobWriter]:
+    @property
+    def copies_ranges(self) -> bool:
+        """Whether `BlobWriter.copy_range` moves nothing through here."""
+        ...
+
+    def create(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
         """A file written as a stream; leaving the context without a commit discards it."""
         ...
 
@@ -230,14 +242,20 @@ class Engine:
 
     def _write_file(self, name: str, passages: Sequence[_Passage]) -> Shard | None:
         """A weight file, or None where its tensors are not what they may be."""
+        if not self._acceptable(passages):
+            return None
+        are_known = all(passage.known for passage in passages)
+        if are_known and self._sink.copies_ranges:
+            passages = sorted(passages, key=lambda passage: stored_place(passage.target))
         head = header([passage.target for passage in passages])
-        blob = self._stored(head, passages)
-        if blob is None and self._acceptable(passages):
-            with self._sink.create() as writer:
+        digest = _file_digest(head, passages) if are_known else None
+        blob = self._stored(digest, head, passages)
+        if blob is None:
+            with self._sink.create(digest) as writer:
                 self._stream(name, head, passages, writer)
                 overflowing = any(passage.overflows_float16 for passage in passages)
                 if not overflowing and self._acceptable(passages):
-                    blob = writer.commit(tensors_digest(p.digest for p in passages))
+                    blob = writer.commit(digest or _file_digest(head, passages))
         return Shard(blob, tuple(passage.digest for passage in passages)) if blob else None
 
     def _known(self, target: Target) -> IndexedTensor | None:
@@ -247,12 +265,14 @@ class Engine:
     def _acceptable(self, passages: Sequence[_Passage]) -> bool:
         return self._allow_non_finite or not any(passage.non_finite for passage in passages)
 
-    def _stored(self, head: bytes, passages: Sequence[_Passage]) -> Blob | None:
+    def _stored(
+        self, digest: Digest | None, head: bytes, passages: Sequence[_Passage]
+    ) -> Blob | None:
         """The weights as the store has them, where that is known without reading any."""
-        if not all(passage.known for passage in passages) or not self._acceptable(passages):
+        if digest is None:
             return None
         size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
-        blob = Blob(tensors_digest(passage.digest for passage in passages), size_bytes)
+        blob = Blob(digest, size_bytes)
         return blob if self._sink.has(blob) else None
 
     def _stream(
@@ -282,6 +302,21 @@ class Engine:
                         write.wait()
                 done += size
                 self._sink.progress(name, done, total)
+
+
+def _file_digest(head: bytes, passages: Sequence[_Passage]) -> Digest:
+    """A weight file's digest: its tensors', or where they are in another order also of that.
+
+    Equal digests must mean equal bytes.
+    """
+    tensors = [passage.digest for passage in passages]
+    places = [canonical_place(passage.target) for passage in passages]
+    if places == sorted(places):
+        return tensors_digest(tensors)
+    hasher = hashlib.sha256(head)
+    for tensor in tensors:
+        hasher.update(bytes.fromhex(tensor.data_sha256))
+    return Digest(f"arranged:{hasher.hexdigest()}")
 
 
 def _file_name(component: str, number: int, count: int) -> str:

@@ -20,12 +20,7 @@ _NETWORKS = (*_UNETS, "transformer")
 
 
 def component_facts(component: Component, weights: Weights, family: str) -> dict[str, Any]:
-    """What a component's weights are: digest, size, type.
-
-    ``overflows_float16`` says that its activations (not its weights) do not fit float16: the case
-    of SDXL's own VAE, which its configuration marks with ``force_upcast``; fixed ones clear the
-    mark (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix).
-    """
+    """What a component's weights are: digest, size, type."""
     elements: Counter[str] = Counter()
     for tensor in weights.tensors:
         elements[tensor.dtype] += prod(tensor.shape)
@@ -36,10 +31,18 @@ def component_facts(component: Component, weights: Weights, family: str) -> dict
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,
         "variant": component.weights.variant,
-        # SD 1's carry the mark too, as diffusers' default; a VAE by itself may be SDXL's
-        "overflows_float16": family.startswith(("sdxl", "vae"))
-        and bool(component.config.get("force_upcast")),
+        "overflows_float16": overflows_float16(component, family),
     }
+
+
+def overflows_float16(component: Component, family: str) -> bool:
+    """Whether a component's activations (not its weights) do not fit float16.
+
+    That is the case of SDXL's own VAE, which its configuration marks with ``force_upcast``; fixed
+    ones clear the mark (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix).
+    """
+    # SD 1's carry the mark too, as diffusers' default; a VAE by itself may be SDXL's
+    return family.startswith(("sdxl", "vae")) and bool(component.config.get("force_upcast"))
 
 
 def checkpoint_facts(identification: Identification) -> dict[str, Any]:

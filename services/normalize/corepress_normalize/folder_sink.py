@@ -37,8 +37,13 @@ class FolderSink:
         """Whether this file is there already."""
         return blob.digest in self._paths
 
+    @property
+    def copies_ranges(self) -> bool:
+        """No: everything is read and written here."""
+        return False
+
     @contextmanager
-    def create(self) -> Iterator[_Writer]:
+    def create(self, digest: Digest | None = None) -> Iterator[_Writer]:  # noqa: ARG002
         """A file written as a stream."""
         self._writers += 1
         path = self._scratch / str(self._writers)

@@ -75,7 +75,17 @@ def targets(
         Target(plan, "F32" if plan.name in kept else target_dtype(plan.source.dtype, precision))
         for plan in plans
     ]
-    return sorted(chosen, key=lambda target: (_WIDEST_FIRST.index(target.dtype), target.plan.name))
+    return sorted(chosen, key=canonical_place)
+
+
+def canonical_place(target: Target) -> tuple[int, str]:
+    """What a file's tensors are sorted by."""
+    return _WIDEST_FIRST.index(target.dtype), target.plan.name
+
+
+def stored_place(target: Target) -> tuple[str, int]:
+    """Where a tensor's data is: in this order, what lies together in a source stays together."""
+    return target.plan.source.file, target.source_range[0]
 
 
 def shards(ordered: Sequence[Target], max_bytes: int | None) -> list[list[Target]]:

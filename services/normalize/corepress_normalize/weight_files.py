@@ -17,6 +17,14 @@ from corepress_normalize.engine import Sink, Weights
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
 
+def file_names(kind: str, count: int) -> list[str]:
+    """The names of so many weight files, without their index; see `weight_files`."""
+    stem = _STEMS[kind]
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
 def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
     """A component's weight files by name, with an index where there are several.
 
@@ -25,13 +33,13 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
         weights: as written.
         sink: takes the index.
     """
-    stem = _STEMS[kind]
-    whole = f"{stem}.safetensors"
+    (whole,) = file_names(kind, 1)
+    part_of = Part(whole, tensors_digest(weights.tensors))
     if len(weights.shards) == 1:
-        return {whole: weights.shards[0].blob}
-    count = len(weights.shards)
-    names = [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
-    shards = dict(zip(names, weights.shards, strict=True))
+        (shard,) = weights.shards
+        is_canonical = shard.blob.digest == part_of.digest
+        return {whole: shard.blob if is_canonical else replace(shard.blob, part_of=part_of)}
+    shards = dict(zip(file_names(kind, len(weights.shards)), weights.shards, strict=True))
     index = {
         "metadata": {"total_size": sum(map(_data_bytes, weights.tensors))},
         "weight_map": {
@@ -40,7 +48,6 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
     }
     files = {name: shard.blob for name, shard in shards.items()}
     files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
-    part_of = Part(whole, tensors_digest(weights.tensors))
     return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
 
 

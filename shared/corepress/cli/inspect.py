@@ -6,11 +6,15 @@ from typing import Any
 
 import click
 
+from corepress.cli.needs import Forecast, composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, decision_words, print_json, size_text
-from corepress.domain.composition import CHECKPOINT
-from corepress.identify import inspect_composition
-from corepress_fetch.source import open_source
+from corepress.domain.job import JobRequest, default_name
+from corepress.identify import composition_report
+from corepress.recipes import load_recipe
+from corepress_normalize.forecast import PEAK_MEMORY_BYTES
+
+_RECIPE = "original"
 
 
 @click.command()
@@ -27,13 +31,11 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
       corepress inspect model.safetensors --lora style.safetensors:0.8
     """
     checkpoint = read_options(options)
-    uris = {CHECKPOINT: source, **checkpoint.further_sources}
-    report = inspect_composition(
-        {role: open_source(uri) for role, uri in uris.items()},
-        checkpoint.lora_scales,
-        checkpoint.for_identify,
-        uris,
-    )
+    request = JobRequest(source, (load_recipe(_RECIPE),), default_name(source), checkpoint)
+    uris = job_sources(request)
+    files, composition = composed(uris, checkpoint)
+    report = composition_report(composition, checkpoint.lora_scales, uris)
+    report |= _expectations(forecast(files, composition, request))
     if as_json:
         print_json(report)
         return
@@ -54,11 +56,15 @@ def _print_words(report: dict[str, Any]) -> None:
         _print_row("VAE", report["vae"]["source"] + fit)
     for lora in report.get("loras", []):
         _print_row("LoRA", _lora_words(lora))
-    needs = report["needs"]
-    disk, memory = size_text(needs["disk_bytes"]), size_text(needs["memory_bytes"])
-    _print_row("needs", f"{disk} of disk, {memory} of memory")
+    for command_, produced in report["produces"].items():
+        click.echo(f"  will be produced by {command_}:")
+        for name, size_bytes in produced.items():
+            click.echo(f"    {size_text(size_bytes):>9}  {name}")
+    for command_, needs in report["needs"]["by_command"].items():
+        disk, memory = size_text(needs["disk_bytes"]), size_text(needs["memory_bytes"])
+        _print_row(f"{command_} needs", f"{disk} of disk, {memory} of memory")
     for decision in report["decisions"]:
-        _print_row("decision", decision_words(decision))
+        _print_row("decided", decision_words(decision))
     for problem in report["problems"]:
         _print_row("problem", f"[{problem['code']}] {problem['message']}")
         if problem["hint"]:
@@ -78,6 +84,16 @@ def _component_words(component: dict[str, Any]) -> str:
     if component["variant"]:
         words += f"  variant {component['variant']}"
     return words
+
+
+def _expectations(expected: Forecast) -> dict[str, Any]:
+    """What will be produced and needed; of ``run`` under the built-in recipe, on an empty state."""
+    run = {"disk_bytes": expected.run_bytes, "memory_bytes": expected.peak_memory_bytes}
+    alone = {"disk_bytes": expected.normalize_bytes, "memory_bytes": PEAK_MEMORY_BYTES}
+    return {
+        "produces": {"normalize": dict(expected.weight_files), "run": dict(expected.models)},
+        "needs": {**run, "by_command": {"normalize": alone, "run": run}},
+    }
 
 
 def _lora_words(lora: dict[str, Any]) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
+from corepress.cli.needs import composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
 from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
+from corepress.domain.job import JobRequest
+from corepress.runtime.disk import refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import refuse_unusable
 from corepress_fetch.local_copy import local_copies
@@ -34,8 +37,14 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
       corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
     """
     checkpoint = read_options(options)
-    sources = {CHECKPOINT: source, **checkpoint.further_sources}
     refuse_unusable(out, MANIFEST, MANIFEST_SCHEMA)
+    request = JobRequest(source, (), "", checkpoint)
+    sources = job_sources(request)
+    files, composition = composed(sources, checkpoint)
+    refuse_small_disk(
+        {out.absolute().parent: forecast(files, composition, request).normalize_bytes},
+        hint="free some space, or choose another disk with --out",
+    )
     with (
         ProgressDisplay() as display,
         local_copies(sources, checkpoint, out, display.activity) as paths,
@@ -57,4 +66,4 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     for name, entry in manifest["files"].items():
         click.echo(f"  {size_text(entry['bytes']):>9}  {name}")
     for decision in manifest["decisions"]:
-        click.echo(f"  {decision_words(decision)}")
+        click.echo(f"  decided    {decision_words(decision)}")

@@ -77,8 +77,8 @@ def words(error: dict[str, Any]) -> str:
     return f"{text}\n  hint: {error['hint']}" if error["hint"] else text
 
 
-def decision_words(decision: dict[str, Any]) -> str:
-    """A decision about a checkpoint for a terminal."""
+def decision_words(decision: dict[str, str]) -> str:
+    """A decision document for a terminal."""
     return f"{decision['subject']}: {decision['choice']} ({decision['reason']})"
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
 
 import click
 
-from corepress.adapters.embedded.clone import clone_or_copy
+from corepress.adapters.embedded.clone import can_clone, clone_or_copy
 from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
+from corepress.cli.needs import composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, db_text, print_json, size_text, words
 from corepress.cli.progress import ProgressDisplay
@@ -21,12 +23,18 @@ from corepress.config import Settings
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import MANIFEST, SCHEMA
 from corepress.domain.composition import CHECKPOINT
-from corepress.domain.errors import CompilerUnavailable, InternalError, from_document
+from corepress.domain.errors import (
+    CompilerUnavailable,
+    CorepressError,
+    InternalError,
+    from_document,
+)
 from corepress.domain.job import JobRequest, default_name, valid_name
 from corepress.domain.recipe import Recipe
 from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
+from corepress.runtime.disk import existing, refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import output_folder, refuse_unusable
 from corepress_fetch.source import resolve
@@ -118,6 +126,7 @@ def run(
         logged(display, settings.log) as telemetry,
         embedded_pipeline(state or settings.state, settings.cache_limit, telemetry) as pipeline,
     ):
+        _refuse_small_disk(pipeline, requests, resolved, out)
         submitted = []
         for request, its_sources in zip(requests, resolved, strict=True):
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
@@ -146,6 +155,34 @@ def _default_name(source: str) -> str:
 
 def _builds(recipes: Sequence[Recipe]) -> list[str]:
     return [build for recipe in recipes for build in recipe.build_names()]
+
+
+def _refuse_small_disk(
+    pipeline: Pipeline,
+    requests: Sequence[JobRequest],
+    resolved: Sequence[Mapping[str, Mapping[str, Any]]],
+    out: Path,
+) -> None:
+    """Refuse what would fill a disk, as far as headers tell, without counting what was done before.
+
+    Raises:
+        DiskFull: says where.
+    """
+    state = pipeline.store.root
+    state_bytes = published_bytes = 0
+    for request, its_sources in zip(requests, resolved, strict=True):
+        with suppress(CorepressError):  # the job says what is wrong with its source
+            files, composition = composed(job_sources(request), request.options)
+            done = jobs.done_before(pipeline.store, pipeline.stages, request, its_sources)
+            needs = forecast(files, composition, request, state)
+            state_bytes += sum(needs.steps[step] for step in needs.steps.keys() - done)
+            published_bytes += needs.published_bytes
+    if can_clone(state, existing(out)):
+        published_bytes = 0
+    refuse_small_disk(
+        {state: state_bytes, out: published_bytes},
+        hint="free some space, or choose other disks with --state and --out",
+    )
 
 
 def _finish(

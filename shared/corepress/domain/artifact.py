@@ -56,7 +56,8 @@ class Part:
 class Blob:
     """A file's content in a store.
 
-    ``part_of`` is set on a shard of a component's weights and on the index of shards.
+    ``part_of`` is set on a shard of a component's weights and on the index of shards, and on a
+    weight file whose tensors are in another order than the canonical one.
     """
 
     digest: Digest

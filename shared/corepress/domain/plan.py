@@ -15,7 +15,9 @@ from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
+    BY_REQUEST,
     COMPONENTS,
+    DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
     ComponentName,
@@ -139,7 +141,7 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
         )
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
-        chosen = available
+        chosen = [c for c in available if c not in BY_REQUEST]
     else:
         missing = [c for c in recipe.components if c not in available]
         if missing:
@@ -164,7 +166,7 @@ def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
         if component not in SIZED:
             continue
         step = int(facts["vae_scale_factor"])
-        if component == "unet":
+        if component in DENOISERS:
             step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
             if width <= 0 or height <= 0 or width % step or height % step:
@@ -200,7 +202,7 @@ def _convert_node(
         assert size is not None, "what has a size has a native one"
         name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
-    if component == "unet":
+    if component in DENOISERS:
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip

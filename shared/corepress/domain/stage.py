@@ -123,8 +123,16 @@ class Workspace(Protocol):
         """Let the store have a user's own file at least cost: it may be linked, never changed."""
         ...
 
-    def create(self) -> AbstractContextManager[BlobWriter]:
-        """A file written as a stream; leaving the context without a commit discards it."""
+    @property
+    def copies_ranges(self) -> bool:
+        """Whether `BlobWriter.copy_range` moves nothing through here."""
+        ...
+
+    def create(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
+        """A file written as a stream; leaving the context without a commit discards it.
+
+        A digest that is known beforehand may save the store a copy.
+        """
         ...
 
     def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:

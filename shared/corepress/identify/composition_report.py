@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corepress.domain.checkpoint import Files, IdentifyOptions
 from corepress.domain.composition import CHECKPOINT, VAE, lora_role
-from corepress.identify.compose import Composition, compose
+from corepress.identify.compose import Composition
 from corepress.identify.report import report
 
 
-def inspect_composition(
-    sources: Mapping[str, Files],
-    scales: Sequence[float],
-    options: IdentifyOptions,
-    uris: Mapping[str, str],
+def composition_report(
+    composition: Composition, scales: Sequence[float], uris: Mapping[str, str]
 ) -> dict[str, Any]:
     """The report of a checkpoint as it would come out, with further sources under their roles.
 
-    A further source that cannot be used is a problem; fatal errors are those of `identify`.
+    A further source that cannot be used is a problem.
 
     Args:
-        sources: the files of each source by role.
+        composition: what was found in the sources.
         scales: of the LoRAs, in their order.
-        options: how the checkpoint is read.
         uris: of the sources, by role.
     """
-    composition = compose(sources, scales, options)
-    document = report(composition.whole, uris[CHECKPOINT], options.precision)
+    document = report(composition.whole, uris[CHECKPOINT])
     document["problems"] += [misfit.document() for misfit in composition.misfits.values()]
-    if VAE in sources:
+    if VAE in uris:
         document[VAE] = {"source": uris[VAE], "fits": VAE not in composition.misfits}
     if scales:
         document["loras"] = [

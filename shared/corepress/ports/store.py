@@ -37,6 +37,11 @@ class BlobNotFound(LookupError):
 class Store(Protocol):
     """Documents and blobs. Every method may raise `StoreUnavailable` or `DiskFull`."""
 
+    @property
+    def copies_ranges(self) -> bool:
+        """Whether it copies ranges of blobs into new ones without their passing through here."""
+        ...
+
     def get(self, key: str) -> bytes:
         """The document at ``key``.
 

@@ -19,11 +19,11 @@ from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import CorepressError, InternalError, InvalidRequest
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
-from corepress.domain.stage import Outputs
+from corepress.domain.stage import Outputs, Stage
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus
 from corepress.ports.store import DocumentNotFound, Store
-from corepress.runtime.actions import load_outputs
+from corepress.runtime.actions import action_of, load_outputs
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 
@@ -50,6 +50,28 @@ def submit(
     nodes = opening_nodes(request, sources)
     store.create(_key(job, "opening"), canonical_json([node.document() for node in nodes]))
     _publish_ready(store, bus, job, after=None)
+
+
+def done_before(
+    store: Store,
+    stages: Mapping[str, Stage],
+    request: JobRequest,
+    sources: Mapping[str, Mapping[str, Any]],
+) -> set[str]:
+    """The steps that such a job would find done, as far as that shows without doing any."""
+    nodes = opening_nodes(request, sources)
+    done: dict[str, Outputs] = {}
+    missing: set[str] = set()
+    while runnable := ready(nodes, done, missing).runnable:
+        for node in runnable:
+            outputs = load_outputs(store, action_of(stages[node.stage], node.task(done)).key)
+            if outputs is None:
+                missing.add(node.id)
+                continue
+            done[node.id] = outputs
+            if node.stage == "normalize":
+                nodes += build_nodes(request, outputs.facts)
+    return set(done)
 
 
 def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:

@@ -64,9 +64,14 @@ class StoreWorkspace:
         """Let the store have a user's own file at least cost."""
         return self._store.adopt(path, digest)
 
-    def create(self) -> AbstractContextManager[BlobWriter]:
+    @property
+    def copies_ranges(self) -> bool:
+        """Whether the store copies ranges on its side."""
+        return self._store.copies_ranges
+
+    def create(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
         """A file written as a stream."""
-        return self._store.writer()
+        return self._store.writer(digest)
 
     def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:
         """Pass a report on, unless the same activity reported a moment ago."""

@@ -30,6 +30,27 @@ def clone(source: Path, target: Path) -> bool:
     return False
 
 
+def can_clone(source: Path, target: Path) -> bool:
+    """Whether files in one folder can be cloned into another; nothing is left of the attempt."""
+    if source.stat().st_dev != target.stat().st_dev:
+        return False
+    if sys.platform != "linux":
+        return sys.platform == "darwin"
+    import fcntl  # noqa: PLC0415  (absent on other systems)
+
+    try:
+        with (
+            os.fdopen(os.open(source, os.O_TMPFILE | os.O_RDWR), "wb") as original,
+            os.fdopen(os.open(target, os.O_TMPFILE | os.O_RDWR), "wb") as copy,
+        ):
+            original.write(b"0")
+            original.flush()
+            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+    except OSError:
+        return False
+    return True
+
+
 def clone_or_copy(source: Path, target: Path) -> None:
     """A file of its own with the same bytes, shared on disk where the file system can."""
     if not clone(source, target):

@@ -49,6 +49,11 @@ class FolderStore:
             for folder in ("actions", "blobs", "jobs", "leases", "tmp"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
 
+    @property
+    def copies_ranges(self) -> bool:
+        """No: a file's ranges are read and written."""
+        return False
+
     def get(self, key: str) -> bytes:
         """The document at ``key``."""
         with _translated(self.root):

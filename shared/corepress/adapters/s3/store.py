@@ -48,6 +48,11 @@ class S3Store:
         self._cache = cache
         self._client = open_client(location)
 
+    @property
+    def copies_ranges(self) -> bool:
+        """Yes, by ``UploadPartCopy``."""
+        return True
+
     def get(self, key: str) -> bytes:
         """The document at ``key``."""
         return retrying(lambda: self._get(key))

@@ -1,0 +1,54 @@
+"""Memory that converting takes: the estimate beside peaks that were measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from identify_support import header_only, manifest
+
+from corepress.domain.checkpoint import IdentifyOptions
+from corepress.domain.recipe import SOURCE_COMPONENT
+from corepress.identify import identify
+from corepress_compile.forecast import package_bytes, peak_memory_bytes
+
+
+def estimated(name: str, model: str, side: int, precision: str = "float16") -> dict[str, float]:
+    found = identify({"m.safetensors": header_only(manifest(name))}, IdentifyOptions())
+    source = found.components[SOURCE_COMPONENT[model]]  # type: ignore[index]
+    parameters: dict[str, Any] = {
+        "component": model,
+        "size": [side, side],
+        "vae_scale_factor": 8,
+        "batch": 2,
+        "precision": precision,
+    }
+    return {
+        "memory": peak_memory_bytes(parameters, source) / 1e9,
+        "package": package_bytes(parameters, source) / 1e9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "side", "measured_gb"),
+    [
+        ("sd15", "unet", 512, 3.0),
+        ("sdxl-base", "unet", 1024, 3.9),
+        ("sd15", "vae_decoder", 512, 1.7),
+        ("sdxl-base", "vae_decoder", 1024, 4.9),
+        ("sd15", "vae_encoder", 512, 1.3),
+        ("sdxl-base", "vae_encoder", 1024, 3.5),
+        ("sd15", "text_encoder", 512, 0.8),
+        ("sdxl-base", "text_encoder_2", 1024, 1.0),
+    ],
+)
+def test_measured_peaks(name: str, model: str, side: int, measured_gb: float) -> None:
+    assert estimated(name, model, side)["memory"] == pytest.approx(measured_gb, rel=0.12)
+
+
+def test_pixels_cost_memory_and_precision_costs_disk() -> None:
+    small, large = (estimated("sd15", "unet", side) for side in (512, 768))
+    assert large["memory"] > 2 * small["memory"]
+    assert large["package"] == small["package"] == pytest.approx(1.72, abs=0.01)
+    full = estimated("sdxl-base", "vae_decoder", 1024, "float32")
+    assert full["package"] == pytest.approx(0.198, abs=0.001)
