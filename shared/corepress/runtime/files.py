@@ -80,11 +80,28 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of a source on disk, None for any other source."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    return Path(uri) if "://" not in uri else None
+    """The path of a source on disk, None for any other source.
+
+    Raises:
+        InvalidRequest: it is empty, malformed, or on another host.
+    """
+    if "://" not in uri:
+        if not uri:
+            raise InvalidRequest("the path is empty", hint="name a file or folder")
+        return Path(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise InvalidRequest(f"{uri}: {error}", hint="check the address", path=uri) from error
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise InvalidRequest(
+            f"{uri} names a file of another host, {parts.netloc}",
+            hint="three slashes lead to this host's files: file:///path",
+            path=uri,
+        )
+    return Path(unquote(parts.path))
 
 
 def on_disk(uri: str) -> Path:
@@ -112,7 +129,9 @@ def source_files(source: Path) -> dict[str, LocalFile]:
         SourceNotFound: there is no such file or folder.
         UnsafePath: a link leads out of the folder.
         AccessDenied: the folder or a file in it may not be read.
+        InvalidRequest: a name is not UTF-8, as names in documents are.
     """
+    _refuse_undecoded(str(source))
     try:
         if source.is_file():
             files = {source.name: LocalFile(source.resolve())}
@@ -126,10 +145,11 @@ def source_files(source: Path) -> dict[str, LocalFile]:
                 path=str(source),
             )
         for path, file in files.items():
+            _refuse_undecoded(path)
             if not os.access(file.local_path(), os.R_OK):
-                raise AccessDenied(f"{path} may not be read", path=path)
+                raise _denied(path)
     except PermissionError as error:
-        raise AccessDenied(f"{source} may not be read: {error.strerror}") from error
+        raise _denied(str(source)) from error
     return files
 
 
@@ -144,6 +164,20 @@ def tokenizer_files(folder: Path) -> dict[str, LocalFile]:
         for path, file in source_files(folder).items()
         if "/" not in path and path.endswith((".json", ".txt"))
     }
+
+
+def _denied(path: str) -> AccessDenied:
+    return AccessDenied(f"{path} may not be read", hint="change its permissions", path=path)
+
+
+def _refuse_undecoded(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise InvalidRequest(
+            f"the name {shown} is not UTF-8", hint="give it another name", path=shown
+        ) from None
 
 
 def _trusted_root(folder: Path) -> Path:
