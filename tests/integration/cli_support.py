@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from normalize_support import TINY, checkpoint
+
+from corepress.cli.main import main
 
 COMMAND = (sys.executable, "-m", "corepress")
 
@@ -50,6 +53,14 @@ def corepress(
     )
     assert done.returncode == status, done.stdout + done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def invoke(*arguments: str | Path, status: int = 0) -> dict[str, Any]:
+    """Run a command in this process, which is faster; what ``--json`` printed."""
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert result.exit_code == status, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
 
 
 def tiny_arguments(name: str) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cli_support import corepress, files_below, tiny_arguments, write_recipe
-from click.testing import CliRunner
+from cli_support import COMMAND, corepress, files_below, invoke, tiny_arguments, write_recipe
 from hostile_support import (
     FILES,
     HOSTILE,
@@ -21,10 +20,9 @@ from hostile_support import (
 )
 from safetensors.torch import load_file, save_file
 
-from corepress.cli.main import main
-
 SIZES = tiny_arguments("sd15")[1:]
 INPUT_STATUS = 3
+MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +34,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(pipeline: Path, tmp_path: Path) -> Path:
     """A copy of the pipeline, to be spoilt."""
     return Path(shutil.copytree(pipeline, tmp_path / "pipeline"))
-
-
-def invoke(*arguments: str | Path, status: int) -> dict[str, Any]:
-    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
-    assert result.exit_code == status, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
 
 
 def assert_refused(source: Path, code: str, scratch: Path) -> None:
@@ -58,6 +49,7 @@ def assert_refused(source: Path, code: str, scratch: Path) -> None:
         error = invoke(*command, status=INPUT_STATUS)["error"]
         assert error["code"] == code, error
         assert error["message"]
+        assert error["hint"]
         assert not out.exists()
     assert not list(Path.cwd().rglob("PWNED"))
 
@@ -134,6 +126,26 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     assert finished.document["error"]["code"] == FILES[name]
     assert f"error [{FILES[name]}]" in finished.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+PEAK_OF = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command as a small process's only child, since a child's peak begins with its parent's."""
+
+
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.safetensors"
+    header = b'{"a":[' + b"{}," * 33_000_000 + b"{}]}"  # 24 times as large when parsed
+    bomb.write_bytes(len(header).to_bytes(8, "little") + header)
+    for source in (HOSTILE / "safetensors" / "header_len_huge.safetensors", bomb):
+        command = [sys.executable, "-c", PEAK_OF, *COMMAND, "inspect", str(source)]
+        told = subprocess.run(command, capture_output=True, check=True).stdout
+        status, peak = map(int, told.split())
+        assert status == INPUT_STATUS
+        assert peak * MAXRSS_UNIT_BYTES < 300e6
 
 
 def rename_to_variant(folder: Path, *components: str) -> None:

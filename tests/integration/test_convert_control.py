@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from cli_support import corepress, tiny_arguments, write_recipe
-from convert_support import build_spec, component_folder, conforming, converted
+from convert_support import build_spec, component_folder, conforming, convert, converted
+from diffusers import ControlNetModel, UNet2DConditionModel
 from golden_figures import FLOAT16_DB, FLOAT32_DB, ROUNDED_DB
 from normalized import golden
 from torch import Tensor
@@ -71,6 +73,28 @@ def test_batch_of_one() -> None:
     package = conforming("controlnet", spec)
     folder = component_folder("controlnet", "controlnet")
     assert outputs_below(measure(spec, folder, package.path, lambda _: None), FLOAT32_DB) == {}
+
+
+def test_controlnet_of_sdxl(tmp_path: Path) -> None:
+    """Apple's Swift package takes none, others may."""
+    config = UNet2DConditionModel.load_config(component_folder("sdxl-base", "unet"))
+    torch.manual_seed(0)
+    model = ControlNetModel.from_unet(UNet2DConditionModel.from_config(config))
+    for parameter in model.parameters():  # its last convolutions are zeros
+        parameter.data = (torch.randn_like(parameter) * 0.1).half().float()
+    model.save_pretrained(tmp_path / "controlnet")
+    spec = replace(
+        build_spec("sdxl-base", "controlled_unet"),
+        component="controlnet",
+        family="controlnet-sdxl",
+        attention="split_einsum",
+    )
+    package = Package.open(convert(spec, tmp_path / "controlnet", tmp_path))
+    check_interface(package, spec)
+    names = [feature.name for feature in package.inputs]
+    assert names[2:] == ["encoder_hidden_states", "controlnet_cond", "time_ids", "text_embeds"]
+    figures = measure(spec, tmp_path / "controlnet", package.path, lambda _: None)
+    assert outputs_below(figures, FLOAT16_DB) == {}
 
 
 def test_residuals_out_of_order() -> None:

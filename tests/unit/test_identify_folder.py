@@ -440,6 +440,14 @@ def test_an_index_that_is_no_json(folder: Folder):
         of(folder)
 
 
+def test_an_index_that_would_fill_the_memory(folder: Folder):
+    folder, _ = sharded(folder, PLAIN)
+    index = b'{"weight_map":[' + b",".join([b"{}"] * 1_000_000) + b"]}"
+    folder["text_encoder/model.safetensors.index.json"] = MemoryFile(index)
+    with pytest.raises(CorruptIndex, match="more than 2000000 values"):
+        of(folder)
+
+
 def test_shards_without_an_index(folder: Folder):
     folder, _ = sharded(folder, PLAIN)
     del folder["text_encoder/model.safetensors.index.json"]

@@ -29,6 +29,8 @@ REQUEST = TypeAdapter(JobRequest)
         ("https://example.org/x/model.safetensors?download=true", "model"),
         ("https://example.org/model.safetensors#sha256=" + "0" * 64, "model"),
         ("hf://owner/repository", "repository"),
+        ("file:///a/with%20space.safetensors", "with-space"),
+        ("number#1?.safetensors", "number-1"),
         (".hidden.safetensors", "hidden"),
         ("größe.safetensors", "gr-e"),
         ("模型.safetensors", "checkpoint"),

@@ -135,6 +135,12 @@ def test_malformed_headers_are_refused(case: str):
         read_header(file_of(header), "a.safetensors")
 
 
+def test_a_header_that_would_fill_the_memory_is_refused():
+    header = b'{"first":[' + b",".join([b"{}"] * 1_000_000) + b"]}"
+    with pytest.raises(CorruptCheckpoint, match="more than 2000000 values"):
+        read_header(file_of(header), "a.safetensors")
+
+
 def test_a_truncated_download_is_refused():
     data = tiny_file("sd15").data
     with pytest.raises(CorruptCheckpoint, match="bytes long"):

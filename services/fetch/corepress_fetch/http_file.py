@@ -152,7 +152,9 @@ class HttpFile:
             self._client.stream("GET", self._address, headers=headers) as response,
         ):
             if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise CorruptCheckpoint(f"{self.name} is an empty file", path=self.name)
+                raise CorruptCheckpoint(
+                    f"{self.name} is an empty file", hint="check the address", path=self.name
+                )
             refuse_status(response, self.name)
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 raise CorruptCheckpoint(

@@ -54,7 +54,7 @@ def translated(name: str) -> Iterator[None]:
     """Failures to connect or to read as coded errors."""
     try:
         yield
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise InvalidRequest(f"{name}: {error}", hint="check the address") from error
     except httpx.RequestError as error:
         raise SourceUnavailable(

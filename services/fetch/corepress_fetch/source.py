@@ -22,18 +22,18 @@ def open_source(uri: str) -> Source:
         SourceNotFound, SourceUnavailable, AccessDenied: the source is not there, or not for us.
         UnsafePath, CorruptCheckpoint: see `source_files` and `HttpFile`.
     """
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        file = HttpFile(uri)
-        return {file.name: file}
     path = local_path(uri)
-    if path is None:
+    if path is not None:
+        return source_files(path)
+    scheme = urlsplit(uri).scheme
+    if scheme not in ("http", "https"):
         raise InvalidRequest(
-            f"sources of kind {parts.scheme}:// are not supported yet",
+            f"sources of kind {scheme}:// are not supported yet",
             hint="give a path, or a file:// or http(s):// address",
             path=uri,
         )
-    return source_files(path)
+    file = HttpFile(uri)
+    return {file.name: file}
 
 
 def resolve(uri: str, tokenizer: str | None = None) -> dict[str, Any]:

@@ -39,36 +39,51 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(report)
         return
-    click.echo(f"{report['source']}\n  layout       {report['layout']}")
-    click.echo(f"  family       {report['family']}")
-    click.echo(f"  prediction   {report['prediction_type']}")
-    click.echo(f"  EMA weights  {'yes' if report['ema'] else 'no'}")
+    _print_words(report)
+
+
+def _print_words(report: dict[str, Any]) -> None:
+    click.echo(report["source"])
+    pipeline = f" ({report['pipeline']})" if report["pipeline"] else ""
+    _print_row("layout", report["layout"])
+    _print_row("family", report["family"] + pipeline)
+    _print_row("prediction", report["prediction_type"])
+    _print_row("EMA weights", "yes" if report["ema"] else "no")
     for name, component in report["components"].items():
-        dtypes = ", ".join(f"{kind} x {count}" for kind, count in component["dtypes"].items())
-        marks = [mark for mark, set_ in (("sharded", component["sharded"]),) if set_]
-        marks += [f"variant {component['variant']}"] if component["variant"] else []
-        click.echo(
-            f"  {name:<16} {component['parameters'] / 1e6:10.1f} M parameters"
-            f"  {size_text(component['bytes']):>9}  {dtypes}  {' '.join(marks)}".rstrip()
-        )
+        _print_row(name, _component_words(component))
     if "vae" in report:
         fit = "" if report["vae"]["fits"] else ": does not fit"
-        click.echo(f"  VAE          {report['vae']['source']}{fit}")
+        _print_row("VAE", report["vae"]["source"] + fit)
     for lora in report.get("loras", []):
-        click.echo(f"  LoRA         {_lora_words(lora)}")
+        _print_row("LoRA", _lora_words(lora))
     for command_, produced in report["produces"].items():
         click.echo(f"  will be produced by {command_}:")
         for name, size_bytes in produced.items():
             click.echo(f"    {size_text(size_bytes):>9}  {name}")
     for command_, needs in report["needs"]["by_command"].items():
-        click.echo(
-            f"  {command_ + ' needs':<15} {size_text(needs['disk_bytes'])} of disk, "
-            f"{size_text(needs['memory_bytes'])} of memory"
-        )
+        disk, memory = size_text(needs["disk_bytes"]), size_text(needs["memory_bytes"])
+        _print_row(f"{command_} needs", f"{disk} of disk, {memory} of memory")
     for decision in report["decisions"]:
-        click.echo(f"  decided      {decision_words(decision)}")
+        _print_row("decided", decision_words(decision))
     for problem in report["problems"]:
-        click.echo(f"  problem      [{problem['code']}] {problem['message']}")
+        _print_row("problem", f"[{problem['code']}] {problem['message']}")
+        if problem["hint"]:
+            _print_row("", f"hint: {problem['hint']}")
+
+
+def _print_row(name: str, words: str) -> None:
+    click.echo(f"  {name:<16} {words}")
+
+
+def _component_words(component: dict[str, Any]) -> str:
+    dtypes = ", ".join(f"{kind} x {count}" for kind, count in component["dtypes"].items())
+    words = f"{component['parameters'] / 1e6:8.1f} M parameters"
+    words += f"  {size_text(component['bytes']):>9}  {dtypes}"
+    if component["sharded"]:
+        words += f"  {len(component['files'])} shards"
+    if component["variant"]:
+        words += f"  variant {component['variant']}"
+    return words
 
 
 def _expectations(expected: Forecast) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
 from corepress.domain.job import JobRequest
 from corepress.runtime.disk import refuse_small_disk
 from corepress.runtime.files import local_path
+from corepress.runtime.output_folder import refuse_unusable
 from corepress_fetch.local_copy import local_copies
+from corepress_normalize.documents import MANIFEST, MANIFEST_SCHEMA
 from corepress_normalize.folder import normalize_folder
 
 
@@ -35,6 +37,7 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
       corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
     """
     checkpoint = read_options(options)
+    refuse_unusable(out, MANIFEST, MANIFEST_SCHEMA)
     request = JobRequest(source, (), "", checkpoint)
     sources = job_sources(request)
     files, composition = composed(sources, checkpoint)

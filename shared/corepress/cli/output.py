@@ -33,6 +33,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
+        except BrokenPipeError:
+            raise  # whoever reads our output has seen enough; click ends quietly
         except KeyboardInterrupt as stop:
             (number,) = stop.args or (signal.SIGINT,)
             fail(Interrupted("stopped"), as_json, _SIGNALLED_STATUS + number)
@@ -44,16 +46,21 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up."""
+    """Let SIGTERM and a closed terminal end a command as Ctrl-C does, so that it cleans up."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(error: CorepressError, as_json: bool, status: int | None = None) -> NoReturn:

@@ -17,9 +17,9 @@ from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.needs import composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
-from corepress.cli.output import command, db_text, fail, print_json, size_text
+from corepress.cli.output import command, db_text, print_json, size_text, words
 from corepress.cli.progress import ProgressDisplay
-from corepress.config import Settings
+from corepress.config import read_settings
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import MANIFEST, SCHEMA
 from corepress.domain.composition import CHECKPOINT
@@ -35,7 +35,8 @@ from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.disk import existing, refuse_small_disk
-from corepress.runtime.output_folder import output_folder, refuse_foreign
+from corepress.runtime.files import local_path
+from corepress.runtime.output_folder import output_folder, refuse_unusable
 from corepress_fetch.source import resolve
 
 _POLL_S = 1.0
@@ -103,17 +104,17 @@ def run(
     _refuse_equal_names(sources, recipes, name)
     for each in sources:
         for build in _builds(recipes):
-            refuse_foreign(out / (name or default_name(each)) / build, MANIFEST, SCHEMA)
+            refuse_unusable(out / (name or _default_name(each)) / build, MANIFEST, SCHEMA)
     compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
     if compile_wish == "required" and sys.platform != "darwin":
         raise CompilerUnavailable(
             "--compile required: only macOS has a Core ML compiler",
             hint="use --compile never here, and compile the published .mlpackage on a Mac",
         )
-    settings = Settings()
+    settings = read_settings()
     checkpoint = read_options(options)
     requests = [
-        JobRequest(source, recipes, name or default_name(source), checkpoint, compile_wish)
+        JobRequest(source, recipes, name or _default_name(source), checkpoint, compile_wish)
         for source in sources
     ]
     further = {role: resolve(uri) for role, uri in checkpoint.further_sources.items()}
@@ -138,12 +139,18 @@ def _refuse_equal_names(
     sources: Sequence[str], recipes: Sequence[Recipe], name: str | None
 ) -> None:
     for what, names in (
-        ("sources", [name or default_name(source) for source in sources]),
+        ("sources", [name or _default_name(source) for source in sources]),
         ("builds", _builds(recipes)),
     ):
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise click.UsageError(f"two {what} would share the name {', '.join(twice)}")
+
+
+def _default_name(source: str) -> str:
+    """As `default_name`, where ``.`` is called by its folder's name."""
+    path = local_path(source)
+    return default_name(source if path is None else str(path.absolute()))
 
 
 def _builds(recipes: Sequence[Recipe]) -> list[str]:
@@ -225,11 +232,10 @@ def _conclude(finished: list[dict[str, Any]], compile_wish: str, as_json: bool) 
         print_json(document)
     else:
         _print_words(finished, compile_wish)
+    for error in errors:
+        click.echo(words(error), err=True)
     if errors:
-        error = from_document(errors[0])
-        if not as_json:
-            fail(error, as_json=False)
-        sys.exit(error.exit_code)
+        sys.exit(from_document(errors[0]).exit_code)
 
 
 def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:

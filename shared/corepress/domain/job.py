@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from corepress.domain.checkpoint import IdentifyOptions
 from corepress.domain.composition import VAE, Lora, lora_role
@@ -92,9 +93,9 @@ def default_name(source: str) -> str:
     Returns:
         A name of ``a-z0-9._-``, never empty and never starting with a dot.
     """
-    last = PurePosixPath(
-        source.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0].rstrip("/")
-    ).name
+    if "://" in source:
+        source = unquote(source.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0])
+    last = PurePosixPath(source).name
     for ending in _ENDINGS:
         if last.lower().endswith(ending):
             last = last[: -len(ending)]

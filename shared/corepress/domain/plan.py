@@ -25,6 +25,8 @@ from corepress.domain.recipe import (
 )
 from corepress.domain.stage import Outputs, Task
 
+_NOT_FOR_FETCH = frozenset({"allow_non_finite", "clip_skip", "max_shard_size"})
+"""Options that say how weights are written and used: whatever they are, the same is fetched."""
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 _NOT_YET = "transformer"
 """A component whose family cannot be converted."""
@@ -87,10 +89,10 @@ def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]])
     parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
     if request.options.lora:
         parameters["lora_scales"] = list(request.options.lora_scales)
+    fetched = {name: value for name, value in options.items() if name not in _NOT_FOR_FETCH}
     names = ("index", "tokenizer", *sources)
     return [
-        # what is fetched does not depend on how it is written
-        Node("fetch", "fetch", {**sources, "options": options | {"max_shard_size": None}}),
+        Node("fetch", "fetch", {**sources, "options": fetched}),
         Node(
             "normalize",
             "normalize",

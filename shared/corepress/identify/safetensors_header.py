@@ -18,6 +18,7 @@ from corepress.domain.checkpoint import ByteSource, Tensor
 from corepress.domain.errors import UnsupportedCheckpoint
 from corepress.identify.corrupt import refuse_corrupt
 from corepress.identify.file_kind import SNIFF_BYTES, FileKind, file_kind
+from corepress.identify.json_file import MOST_VALUES, has_too_many_values
 from corepress.identify.quoting import quote
 
 DTYPE_BITS = {
@@ -69,7 +70,9 @@ def read_header(source: ByteSource, path: str) -> dict[str, Tensor]:
     entries = _parse(source.read(_LENGTH_BYTES, header_bytes), path)
     entries.pop("__metadata__", None)
     if not entries:
-        raise UnsupportedCheckpoint(f"{path} holds no tensors", path=path)
+        raise UnsupportedCheckpoint(
+            f"{path} holds no tensors", hint="Give a file with weights.", path=path
+        )
     data_bytes = source.size_bytes - data_start
     tensors = [
         _tensor(name, entry, path, data_start, data_bytes) for name, entry in entries.items()
@@ -119,6 +122,8 @@ def _parse(header: bytes, path: str) -> dict[str, Any]:
             refuse_corrupt(path, f"its header names {quote(twice)} twice")
         return entries
 
+    if has_too_many_values(header):
+        refuse_corrupt(path, f"its header holds more than {MOST_VALUES} values, as no model's does")
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:

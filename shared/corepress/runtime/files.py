@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ from corepress.domain.errors import (
     CorruptCheckpoint,
     InvalidRequest,
     SourceNotFound,
+    SourceUnavailable,
     UnsafePath,
 )
 
@@ -27,12 +29,14 @@ class LocalFile:
     @cached_property
     def size_bytes(self) -> int:
         """The file's size when it was first asked for."""
-        return self._path.stat().st_size
+        with _readable(self._path):
+            return self._path.stat().st_size
 
     @property
     def fingerprint(self) -> list[int]:
         """What changes when the file does: size in bytes, modification time in nanoseconds."""
-        status = self._path.stat()
+        with _readable(self._path):
+            status = self._path.stat()
         return [status.st_size, status.st_mtime_ns]
 
     def read(self, offset: int, size_bytes: int) -> bytes:
@@ -40,13 +44,13 @@ class LocalFile:
 
         Raises:
             CorruptCheckpoint: the range leaves the file.
+            SourceUnavailable: the file is gone, or its disk fails.
         """
         parts: list[bytes] = []
         missing = size_bytes
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
+        with _readable(self._path), self._path.open("rb", buffering=0) as file:
             while missing:
-                part = os.pread(descriptor, missing, offset)
+                part = os.pread(file.fileno(), missing, offset)
                 if not part:
                     raise CorruptCheckpoint(
                         f"{self._path.name} ends before byte {offset + missing}",
@@ -55,8 +59,6 @@ class LocalFile:
                 parts.append(part)
                 offset += len(part)
                 missing -= len(part)
-        finally:
-            os.close(descriptor)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def local_path(self) -> Path:
@@ -64,12 +66,42 @@ class LocalFile:
         return self._path
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What the system says of a file that was there before, as a coded error."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceUnavailable(
+            f"{path.name} cannot be read: {error.strerror}",
+            hint="check that the file is still there and its disk is well",
+            path=path.name,
+        ) from error
+
+
 def local_path(uri: str) -> Path | None:
-    """The path of a source on disk, None for any other source."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    return Path(uri) if "://" not in uri else None
+    """The path of a source on disk, None for any other source.
+
+    Raises:
+        InvalidRequest: it is empty, malformed, or on another host.
+    """
+    if "://" not in uri:
+        if not uri:
+            raise InvalidRequest("the path is empty", hint="name a file or folder")
+        return Path(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise InvalidRequest(f"{uri}: {error}", hint="check the address", path=uri) from error
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise InvalidRequest(
+            f"{uri} names a file of another host, {parts.netloc}",
+            hint="three slashes lead to this host's files: file:///path",
+            path=uri,
+        )
+    return Path(unquote(parts.path))
 
 
 def on_disk(uri: str) -> Path:
@@ -97,7 +129,9 @@ def source_files(source: Path) -> dict[str, LocalFile]:
         SourceNotFound: there is no such file or folder.
         UnsafePath: a link leads out of the folder.
         AccessDenied: the folder or a file in it may not be read.
+        InvalidRequest: a name is not UTF-8, as names in documents are.
     """
+    _refuse_undecoded(str(source))
     try:
         if source.is_file():
             files = {source.name: LocalFile(source.resolve())}
@@ -111,10 +145,11 @@ def source_files(source: Path) -> dict[str, LocalFile]:
                 path=str(source),
             )
         for path, file in files.items():
+            _refuse_undecoded(path)
             if not os.access(file.local_path(), os.R_OK):
-                raise AccessDenied(f"{path} may not be read", path=path)
+                raise _denied(path)
     except PermissionError as error:
-        raise AccessDenied(f"{source} may not be read: {error.strerror}") from error
+        raise _denied(str(source)) from error
     return files
 
 
@@ -129,6 +164,20 @@ def tokenizer_files(folder: Path) -> dict[str, LocalFile]:
         for path, file in source_files(folder).items()
         if "/" not in path and path.endswith((".json", ".txt"))
     }
+
+
+def _denied(path: str) -> AccessDenied:
+    return AccessDenied(f"{path} may not be read", hint="change its permissions", path=path)
+
+
+def _refuse_undecoded(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise InvalidRequest(
+            f"the name {shown} is not UTF-8", hint="give it another name", path=shown
+        ) from None
 
 
 def _trusted_root(folder: Path) -> Path:

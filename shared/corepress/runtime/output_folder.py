@@ -57,28 +57,39 @@ def work_folder(out: Path) -> Iterator[Path]:
         DiskFull: there is no room.
     """
     out = out.absolute()
-    prefix = f".{out.name}.corepress-"
+    prefix = _prefix(out)
+    missing = [folder for folder in out.parents if not os.path.lexists(folder)]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(out.parent, prefix)
-        work, lock = _locked_folder(out.parent, prefix)
-    except OSError as error:
-        if is_disk_full(error):
+        with _unusable_place_refused(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left_over(out.parent, prefix)
+            work, lock = _locked_folder(out.parent, prefix)
+        try:
+            yield work
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
             raise _disk_full(out) from error
-        raise OutputConflict(
-            f"{error.filename} cannot be made: {error.strerror}",
-            hint="choose another --out",
-            path=str(out),
-        ) from error
-    try:
-        yield work
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise _disk_full(out) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            os.close(lock)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        os.close(lock)
+        for folder in missing:
+            with suppress(OSError):  # something is in it, as where all went well
+                folder.rmdir()
+
+
+def refuse_unusable(out: Path, marker: str, schema: str) -> None:
+    """Refuse a place before any work is done for it, leaving no trace.
+
+    Raises:
+        OutputConflict, DiskFull: see `output_folder`, which has the same arguments.
+    """
+    out = out.absolute()
+    with _unusable_place_refused(out):
+        refuse_foreign(out, marker, schema)
+        existing = next(folder for folder in out.parents if folder.exists())
+        Path(mkdtemp(prefix=_prefix(out), dir=existing)).rmdir()
 
 
 def refuse_foreign(out: Path, marker: str, schema: str) -> None:
@@ -100,6 +111,23 @@ def refuse_foreign(out: Path, marker: str, schema: str) -> None:
         hint="choose another --out, or remove it",
         path=str(out),
     )
+
+
+@contextmanager
+def _unusable_place_refused(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise _disk_full(out) from error
+        raise OutputConflict(
+            f"{out} cannot be made: {error.strerror}", hint="choose another --out", path=str(out)
+        ) from error
+
+
+def _prefix(out: Path) -> str:
+    """Of the names of our hidden folders beside a place."""
+    return f".{out.name}.corepress-"
 
 
 def _exchange(new: Path, out: Path, old: Path) -> None:
