@@ -6,7 +6,8 @@
 - unshard: its UNet in float32, which diffusers saves as two shards, 10.3 GB, to one file;
 - cast: the same to float16.
 
-Needs 36 GB in FOLDER (default: the folder for temporary files), whose content is deleted, and 12 GB
+With ``--opened-by PYTHON``, of an environment that ``make matrix`` made, the unsharded UNet is also
+opened there, without a variant. Needs 36 GB in FOLDER (default: the folder for temporary files), whose content is deleted, and 12 GB
 of memory for diffusers; ``--float32`` also measures diffusers' default precision, in 19 GB. Weights
 are random: nothing depends on them but that they are finite.
 """
@@ -43,6 +44,11 @@ for parameter in unet.parameters():
     parameter.data.uniform_(-0.05, 0.05)
 unet.save_pretrained(sys.argv[2])
 """
+OPEN = """
+import sys, diffusers
+unet = diffusers.UNet2DConditionModel.from_pretrained(sys.argv[1])
+print("opened by diffusers", diffusers.__version__, sum(p.numel() for p in unet.parameters()))
+"""
 LOAD_AND_SAVE = """
 import sys, torch
 from diffusers import UNet2DConditionModel
@@ -58,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["file", "unshard", "cast"])
     parser.add_argument("--float32", action="store_true")
+    parser.add_argument("--opened-by", type=Path, metavar="PYTHON")
     arguments = parser.parse_args()
     with TemporaryDirectory(dir=arguments.folder, prefix="corepress-bench-") as name:
         if arguments.only in ("file", None):
@@ -65,6 +72,8 @@ def main() -> None:
         for case, dtype in (("unshard", "float32"), ("cast", "float16")):
             if arguments.only in (case, None):
                 _unet(Path(name) / "unet", arguments.rounds, case, dtype)
+        if arguments.opened_by is not None:
+            _open(Path(name) / "unet", arguments.opened_by)
 
 
 def _file(folder: Path, rounds: int, *, float32: bool) -> None:
@@ -109,6 +118,15 @@ def _unet(folder: Path, rounds: int, case: str, dtype: str) -> None:
     shards = sum(path.suffix == ".safetensors" for path in files)
     print(f"\n{case}: {size_gb:.1f} GB in {shards} shards to one file, {dtype}")
     compete(contenders, files, rounds)
+
+
+def _open(folder: Path, python: Path) -> None:
+    subprocess.run(
+        _normalize(folder / "model", folder / "out"), check=True, stdout=subprocess.DEVNULL
+    )
+    written = [path.name for path in below(folder / "out") if path.suffix == ".safetensors"]
+    print("\n", *written, flush=True)
+    subprocess.run([str(python), "-c", OPEN, str(folder / "out" / "unet")], check=True)
 
 
 def _normalize(source: Path, out: Path) -> list[str]:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
-import statistics
+import resource
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
+from statistics import median
 
 _SAMPLED_EVERY_S = 0.02
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall time, processor time of all threads, and the largest RssAnon.
+
+    Pages of files are not in RssAnon: they belong to the page cache.
+    """
+
+    wall_s: float
+    processor_s: float
+    peak_mb: float
 
 
 @dataclass(frozen=True)
@@ -20,8 +33,7 @@ class Contender:
 
     command: Sequence[str]
     output: Path
-    seconds: list[float] = field(default_factory=list)
-    peaks_mb: list[float] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 def compete(
@@ -36,36 +48,41 @@ def compete(
         for name in names if number % 2 == 0 else reversed(names):
             contender = contenders[name]
             _forget(files)
-            seconds, peak_mb = measured(contender.command)
-            contender.seconds.append(seconds)
-            contender.peaks_mb.append(peak_mb)
-            load = os.getloadavg()[0]
-            print(f"  {name}: {seconds:.1f} s, {peak_mb:.0f} MB, load {load:.1f}", flush=True)
+            run = measured(contender.command)
+            contender.runs.append(run)
+            print(
+                f"  {name}: {run.wall_s:.1f} s, {run.processor_s:.1f} s of processors, "
+                f"{run.peak_mb:.0f} MB, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
             _remove(contender.output)
-    print("\n| | s | times cp | private memory, MB |\n|---|---|---|---|")
+    print("\n| | s | times cp | processor s | private memory, MB |\n|---|---|---|---|---|")
     for name, contender in contenders.items():
-        ratios = [
-            a / b for a, b in zip(contender.seconds, contenders[reference].seconds, strict=True)
-        ]
+        runs, others = contender.runs, contenders[reference].runs
+        ratio = median(ours.wall_s / its.wall_s for ours, its in zip(runs, others, strict=True))
         print(
-            f"| {name} | {statistics.median(contender.seconds):.1f} "
-            f"| {statistics.median(ratios):.2f} | {max(contender.peaks_mb):.0f} |"
+            f"| {name} | {median(run.wall_s for run in runs):.1f} | {ratio:.2f} "
+            f"| {median(run.processor_s for run in runs):.1f} "
+            f"| {max(run.peak_mb for run in runs):.0f} |"
         )
 
 
-def measured(command: Sequence[str]) -> tuple[float, float]:
-    """Wall time in seconds, and the largest RssAnon in MB: pages of files belong to the cache."""
+def measured(command: Sequence[str]) -> Run:
+    """Run a command to its end; what it prints is dropped."""
     peak_kb = 0
     os.sync()
-    start = time.perf_counter()
-    with subprocess.Popen(command) as process:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start_s = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak_kb = max(peak_kb, _private_kb(process.pid))
             time.sleep(_SAMPLED_EVERY_S)
-        seconds = time.perf_counter() - start
+        wall_s = time.perf_counter() - start_s
     if process.returncode:
         raise SystemExit(f"{command[0]} failed with status {process.returncode}")
-    return seconds, peak_kb / 1000
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(wall_s, processor_s, peak_kb / 1000)
 
 
 def below(folder: Path) -> list[Path]:
