@@ -7,7 +7,9 @@
 - cast: the same to float16.
 
 With ``--opened-by PYTHON``, of an environment that ``make matrix`` made, the unsharded UNet is also
-opened there, without a variant. Needs 36 GB in FOLDER (default: the folder for temporary files), whose content is deleted, and 12 GB
+opened there, without a variant.
+
+Needs 36 GB in FOLDER (default: the folder for temporary files), whose content is deleted, and 12 GB
 of memory for diffusers; ``--float32`` also measures diffusers' default precision, in 19 GB. Weights
 are random: nothing depends on them but that they are finite.
 """
