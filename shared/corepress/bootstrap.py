@@ -57,9 +57,8 @@ def embedded_pipeline(
         StoreBusy: another process works in this folder.
     """
     store = FolderStore(state)
-    lock = FileLock(state / "lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(state / "lock").acquire(timeout=0)
     except Timeout:
         raise StoreBusy(
             f"another corepress works in {state}",

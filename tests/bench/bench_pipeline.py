@@ -1,6 +1,6 @@
-"""A full-size SD1.5 checkpoint through the whole pipeline: time and peak memory of every stage.
+"""A full-size checkpoint through the whole pipeline: time and peak memory of every stage.
 
-    python tests/bench/bench_pipeline.py [FOLDER] [--family sd15]
+    python tests/bench/bench_pipeline.py [FOLDER] [--family sd15] [--recipe NAME_OR_FILE ...]
 
 Needs 12 GB in FOLDER (default: the folder for temporary files); what is written there is deleted.
 Memory is the largest resident set of the stage's own process, its mapped weights included.
@@ -24,13 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--family", default="sd15")
+    parser.add_argument("--recipe", action="append", help="repeatable; by default the original")
     arguments = parser.parse_args()
     with TemporaryDirectory(dir=arguments.folder, prefix="corepress-bench-") as name:
         folder = Path(name)
         checkpoint = folder / "random.safetensors"
         write_random_checkpoint(arguments.family, checkpoint)
         command = [sys.executable, "-m", "corepress", "run", str(checkpoint), "--json"]
-        command += ["--recipe", "original", "--out", str(folder / "out")]
+        command += ["--out", str(folder / "out")]
+        for recipe in arguments.recipe or ["original"]:
+            command += ["--recipe", recipe]
         started_s = time.perf_counter()
         done = subprocess.run(
             [*command, "--state", str(folder / "state")], stdout=subprocess.PIPE, check=False

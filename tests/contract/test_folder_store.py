@@ -53,6 +53,18 @@ class TestFolderStore(StoreContract):
         if not clone(path, tmp_path / "reflink"):
             assert [p for p in blobs.rglob("*") if p.is_file() and p.samefile(path)]
 
+    def test_a_blob_is_never_a_symbolic_link(
+        self, store: Store, tmp_path: Path, blobs: Path
+    ) -> None:
+        for name in ("adopted", "added"):
+            (tmp_path / name).write_text(name)
+            (tmp_path / f"{name} link").symlink_to(name)
+        store.adopt(tmp_path / "adopted link", sha256_digest(b"adopted"))
+        added = store.add(tmp_path / "added link")
+        assert not [path for path in blobs.rglob("*") if path.is_symlink()]
+        (tmp_path / "added").write_text("other")  # what the link led to is the user's own
+        assert content(store, added) == b"added"
+
     def test_nothing_is_left_beside_what_was_asked_for(self, store: Store, tmp_path: Path) -> None:
         bring(store, b"weights")
         store.put("jobs/a/page.json", b"1")

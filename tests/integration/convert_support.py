@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from normalize_support import normalize_tiny
 from normalized import golden, write_normalized
+from torch import Tensor
 
 from corepress.domain.bundle import MODEL_NAMES
-from corepress.domain.recipe import SOURCE_COMPONENT, ComponentName, Precision
+from corepress.domain.recipe import DENOISERS, SOURCE_COMPONENT, ComponentName, Precision
 from corepress.evaluate import Package
 from corepress_compile.export import export_package
 from corepress_compile.interface import check_interface
@@ -22,13 +25,18 @@ FAMILIES = {
     "sd21-v": "sd21",
     "sdxl-base": "sdxl",
     "sdxl-refiner": "sdxl-refiner",
+    "controlnet": "controlnet-sd15",
 }
 _SCRATCH = tempfile.TemporaryDirectory(prefix="corepress-convert-tests-")
 
 
 @cache
 def normalized_folder(name: str) -> Path:
-    return write_normalized(name, Path(_SCRATCH.name) / name)
+    folder = Path(_SCRATCH.name) / name
+    if name == "controlnet":  # diffusers makes no configuration of one
+        normalize_tiny(name, folder)
+        return folder
+    return write_normalized(name, folder)
 
 
 def build_spec(
@@ -41,7 +49,8 @@ def build_spec(
     """What is built of a tiny checkpoint: the size and batch of its golden outputs."""
     expected = golden(name)
     latent_size = None
-    if component == "unet":
+    denoiser = component in DENOISERS
+    if denoiser:
         latent_size = tuple(expected["unet.x"].shape[-2:])
     elif component.startswith("vae"):
         latent_size = tuple(expected["vae.z"].shape[-2:])
@@ -51,10 +60,16 @@ def build_spec(
         precision=precision,
         deployment_target=deployment_target,
         latent_size=latent_size,
-        vae_scale_factor=expected["vae.image"].shape[-1] // expected["vae.z"].shape[-1],
-        batch=2 if component == "unet" else 1,
+        vae_scale_factor=_vae_scale_factor(expected),
+        batch=2 if denoiser else 1,
         clip_skip=clip_skip,
     )
+
+
+def _vae_scale_factor(expected: Mapping[str, Tensor]) -> int:
+    if "vae.z" not in expected:
+        return 8
+    return expected["vae.image"].shape[-1] // expected["vae.z"].shape[-1]
 
 
 def component_folder(name: str, component: ComponentName) -> Path:

@@ -15,6 +15,7 @@ from synthetic_stages import STAGES, Script
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.embedded.store import FolderStore
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import Recipe
 from corepress.domain.stage import Task
@@ -123,7 +124,7 @@ class Machine:
         script = document | {"journal": str(self.root / f"{job}.journal")}
         source = {"uri": "file:///script", "fingerprint": {}, "script": script}
         request = JobRequest("script", recipes or (SMALL,), "script")
-        jobs.submit(store or self.store, bus or self.bus, job, request, source)
+        jobs.submit(store or self.store, bus or self.bus, job, request, {CHECKPOINT: source})
         return job
 
     def message(self, job: str, step: str) -> bytes:

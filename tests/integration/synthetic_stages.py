@@ -60,7 +60,7 @@ class Script:
             journal.write(f"{step} {os.getpid()}\n")
         due = self.document.get(step, [])
         if turn < len(due):
-            getattr(Deeds(self, workspace), due[turn].replace(" ", "_"))()
+            getattr(Deeds(self, workspace), due[turn].lower().replace(" ", "_").replace("-", "_"))()
 
 
 class Deeds:
@@ -72,6 +72,9 @@ class Deeds:
 
     def permanent(self) -> NoReturn:
         raise CorruptCheckpoint("the header is cut off", hint="fetch it again", path="model.bin")
+
+    def permanent_of_a_latin_1_file(self) -> NoReturn:
+        raise CorruptCheckpoint("the header is cut off", path=os.fsdecode(b"gr\xf6\xdfer.bin"))
 
     def transient(self) -> NoReturn:
         raise SourceUnavailable("no answer", hint="check the network", retry_after_s=0.02)

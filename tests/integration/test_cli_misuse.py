@@ -68,6 +68,29 @@ def test_a_source_that_is_none(source: str, code: str, status: int, tmp_path: Pa
     assert error["hint"]
 
 
+def test_a_source_whose_name_is_no_unicode(recipe: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"gr\xf6\xdfer.safetensors")  # Latin-1, as on an old disk
+    try:
+        source.symlink_to(tiny_arguments("sd15")[0])
+    except OSError:
+        pytest.skip("a file system of Unicode names")
+    arguments = (source, "--recipe", recipe, "--out", tmp_path / "out", "--state", tmp_path / "s")
+    error = corepress("run", *arguments, "--json", status=3).document["error"]
+    assert error["code"] == "invalid-request"
+    assert "UTF-8" in error["hint"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [".nan", "!!bool maybe", "!!timestamp soon"])
+def test_a_configuration_of_what_json_has_not(tmp_path: Path, value: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {{trained: 2023-07-26, 1: a, scale: {value}}}\n")
+    source = tiny_arguments("sd15")[0]
+    finished = corepress("inspect", source, "--original-config", config, "--json", status=3)
+    assert finished.document["error"]["code"] == "missing-config"
+    assert str(config) in finished.document["error"]["message"]
+
+
 def test_a_recipe_that_is_none(tmp_path: Path) -> None:
     unknown = run(Path("orignal"), "--out", tmp_path / "out", status=3).document["error"]
     assert unknown["code"] == "unsupported-recipe"

@@ -25,6 +25,7 @@ from golden_figures import (
     vae_encoder_db,
 )
 from safetensors.torch import load_file, save_file
+from torch import cat
 
 from corepress.evaluate import Package
 
@@ -265,3 +266,19 @@ def test_a_lone_component(component: str, keys: dict[str, Any], tmp_path: Path) 
     report = corepress("verify", bundle, "--json").document
     assert report["complete"] is False
     assert len(report["models"]) == 1
+
+
+def test_a_unet_that_takes_an_image_beside_the_latent(tmp_path: Path) -> None:
+    source, *options = tiny_arguments("sd15")
+    tensors = load_file(source)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    tensors[name] = cat([tensors[name], tensors[name].flip(0)], 1)
+    save_file(tensors, tmp_path / "edit.safetensors")
+    recipe = write_recipe(tmp_path, "unet", sizes=[GOLDEN_SIZE], components=["unet"])
+    corepress(
+        *("run", tmp_path / "edit.safetensors", *options, "--recipe", recipe),
+        *("--state", tmp_path / "state", "--out", tmp_path / "out"),
+    )
+    manifest = json.loads((tmp_path / "out/edit/unet/manifest.json").read_text())
+    assert manifest["family"] == "sd15-pix2pix"
+    assert manifest["components"]["unet"]["inputs"][0]["shape"] == [2, 8, 16, 16]

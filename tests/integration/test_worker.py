@@ -16,6 +16,7 @@ from synthetic_stages import STAGES
 
 from corepress.adapters.embedded.bus import MemoryBus
 from corepress.adapters.embedded.store import FolderStore
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import StoreUnavailable
 from corepress.domain.recipe import Recipe
 from corepress.domain.stage import Task
@@ -82,9 +83,11 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     first = machine.submit()
     machine.finish(first)
     script = machine.script(first)
-    source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"]["source"]
+    source = json.loads(machine.store.get(f"jobs/{first}/opening.json"))[0]["parameters"][
+        CHECKPOINT
+    ]
     request = jobs.JobRequest("script", (SMALL, Recipe("same", components=["text_encoder"])), "x")
-    jobs.submit(machine.store, machine.bus, "again", request, source)
+    jobs.submit(machine.store, machine.bus, "again", request, {CHECKPOINT: source})
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
@@ -109,6 +112,14 @@ def test_a_permanent_error_fails_at_once(machine: Machine) -> None:
     assert machine.script(job).runs("normalize") == 1
     assert machine.told.of("failed") == [("normalize", "corrupt-checkpoint")]
     assert machine.told.of("retried") == []
+
+
+def test_a_file_of_any_name_may_be_at_fault(machine: Machine) -> None:
+    job = machine.submit(normalize=["permanent of a Latin-1 file"])
+    result = machine.finish(job)
+    assert result.errors["normalize"]["path"] == r"gr\udcf6\udcdfer.bin"
+    (letter,) = letters(machine, job)
+    assert json.loads(letter.reason) == result.errors["normalize"]
 
 
 def test_a_job_fails_with_all_its_reasons(machine: Machine) -> None:
@@ -329,11 +340,14 @@ def test_an_input_that_is_gone_is_no_bug(machine: Machine) -> None:
     job = machine.submit()
     worker = machine.worker()
     worker.step(1)
-    fetched = load_outputs(machine.store, jobs.steps(machine.store, job)["fetch"]["action"])
+    action = jobs.steps(machine.store, job)["fetch"]["action"]
+    fetched = load_outputs(machine.store, action)
     assert fetched is not None
     for blob in fetched.artifacts["source"].files.values():
         (path,) = (machine.root / "state" / "blobs").rglob(blob.digest.removeprefix("sha256:"))
         path.unlink()
+    with pytest.raises(StoreUnavailable):  # nothing can be built on it
+        jobs.complete(machine.store, machine.bus, job, "fetch", action)
     result = machine.finish(job, worker)
     assert result.errors["normalize"]["code"] == "store-unavailable"
     assert "start the job again" in result.errors["normalize"]["hint"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from interposed import GatedBus, GatedRunner, GatedStore
 from runtime_support import Machine, stage_process
 
 from corepress.adapters.embedded.bus import MemoryBus
-from corepress.domain.stage import Task
-from corepress.ports.bus import Delivery
 from corepress.runtime import leases
 from corepress.runtime.stage_process import StageProcess
-from corepress.runtime.worker import ProgressCallback, Run
 
 T = TypeVar("T")
 STEPS = ("fetch", "normalize", "convert-text_encoder")
@@ -48,46 +46,6 @@ class Fuse:
                 raise KilledError
 
 
-class Fused:
-    """Any object, each of whose methods goes through a fuse."""
-
-    def __init__(self, inner: Any, fuse: Fuse) -> None:
-        self._inner = inner
-        self._fuse = fuse
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._inner, name)
-        if not callable(member):
-            return member
-        return lambda *arguments: self._fuse.through(lambda: member(*arguments))
-
-
-class FusedStore(Fused):
-    """A store whose listings are read at once."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        return self._fuse.through(lambda: iter(list(self._inner.keys(prefix))))
-
-
-class FusedBus(Fused):
-    """A bus that gives fused deliveries."""
-
-    def receive(self, stages: Collection[str], timeout_s: float) -> Delivery | None:
-        delivery = self._fuse.through(lambda: self._inner.receive(stages, timeout_s))
-        return delivery and Fused(delivery, self._fuse)  # type: ignore[return-value]
-
-
-class FusedRunner:
-    """A stage's process that may die before or after a run, and its parent with it."""
-
-    def __init__(self, inner: StageProcess, fuse: Fuse) -> None:
-        self._inner = inner
-        self._fuse = fuse
-
-    def run(self, task: Task, progress: ProgressCallback) -> Run:
-        return self._fuse.through(lambda: self._inner.run(task, progress))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("machine")
@@ -114,12 +72,12 @@ class Killed:
     ) -> None:
         self.machine = Machine(root, process)
         client = MemoryBus(self.machine.broker)
-        store: Any = FusedStore(self.machine.store, fuse)
-        bus: Any = FusedBus(client, fuse)
+        store: Any = GatedStore(self.machine.store, fuse)
+        bus: Any = GatedBus(client, fuse)
         job = f"job-{time.monotonic_ns()}"
         try:
             self.machine.submit(job=job, store=store, bus=bus, **deeds)
-            worker = self.machine.worker(store, bus, FusedRunner(process, fuse))
+            worker = self.machine.worker(store, bus, GatedRunner(process, fuse))
             self.machine.finish(job, worker)
         except KilledError:
             self.machine.submit(job=job, **deeds)

@@ -154,6 +154,10 @@ def test_readme_names_every_command() -> None:
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
 
 
+def test_readme_lists_every_built_in_recipe() -> None:
+    assert table_names(section("Built-in recipes")) == set(built_in_names())
+
+
 def test_readme_describes_every_recipe_key() -> None:
     assert table_names(section("A recipe file")) == {field.name for field in fields(Recipe)}
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 
+from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import (
     CorepressError,
+    CorruptCheckpoint,
     DiskFull,
     ExitCode,
     InternalError,
@@ -30,11 +33,24 @@ def test_an_error_is_read_back(kind: type[CorepressError]) -> None:
     assert isinstance(again, InternalError if kind is CorepressError else kind)
 
 
+def test_a_file_of_any_name_can_be_told() -> None:
+    name = os.fsdecode(b"gr\xf6\xdfer.safetensors")  # Latin-1, as on an old disk
+    document = CorruptCheckpoint(f"{name} is cut off", path=name).document()
+    assert json.loads(canonical_json(document)) == document
+    assert document["path"] == r"gr\udcf6\udcdfer.safetensors"
+
+
 def test_when_to_come_back_is_read_back() -> None:
     error = from_document(SourceUnavailable("busy", retry_after_s=120).document())
     assert isinstance(error, TransientError)
     assert error.retry_after_s == 120
     assert RetryPolicy().delay_s(1, error) == 120
+
+
+def test_nobody_waits_forever() -> None:
+    error = SourceUnavailable("busy", retry_after_s=float("9" * 400))  # as a server may ask
+    assert RetryPolicy().delay_s(1, error) == 3600
+    assert canonical_json(error.document())
 
 
 def test_a_code_of_another_version_is_a_bug() -> None:

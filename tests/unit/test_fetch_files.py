@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from corepress.domain.errors import CorruptCheckpoint, SourceNotFound, UnsafePath
+from corepress.domain.errors import (
+    CorruptCheckpoint,
+    SourceNotFound,
+    SourceUnavailable,
+    UnsafePath,
+)
 from corepress.runtime.files import LocalFile, source_files
 
 
@@ -35,6 +40,20 @@ def test_a_single_file_stands_under_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "name.safetensors").symlink_to("target")
     files = source_files(tmp_path / "name.safetensors")
     assert {name: file.size_bytes for name, file in files.items()} == {"name.safetensors": 5}
+
+
+def test_a_file_that_vanishes_is_no_bug(folder: Path) -> None:
+    file = source_files(folder)["model_index.json"]
+    (folder / "model_index.json").unlink()
+    for look in (lambda: file.read(0, 1), lambda: file.size_bytes, lambda: file.fingerprint):
+        with pytest.raises(SourceUnavailable, match="model_index"):
+            look()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that fails with EIO")
+def test_a_disk_that_fails_is_no_bug() -> None:
+    with pytest.raises(SourceUnavailable, match="Input/output"):
+        LocalFile(Path("/proc/self/mem")).read(0, 1)
 
 
 def test_a_link_inside_the_folder_counts_as_its_target(folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from corepress.adapters.logging import logged
-from corepress.config import Settings
 from corepress.domain.errors import InvalidRequest
 from corepress.ports.telemetry import NodeRef
 
@@ -86,6 +85,15 @@ def test_a_log_is_continued(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(log)] == ["started", "started"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_stops_no_work() -> None:
+    listener = Listener()
+    with logged(listener, Path("/dev/full")) as telemetry:
+        telemetry.started(REF)
+        telemetry.failed(REF, ERROR)
+    assert listener.told == [(REF,), (REF, ERROR)]
+
+
 def test_without_a_log_telemetry_is_as_it_was() -> None:
     listener = Listener()
     with logged(listener, None) as telemetry:
@@ -95,10 +103,3 @@ def test_without_a_log_telemetry_is_as_it_was() -> None:
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="log"), logged(Listener(), tmp_path):
         pass
-
-
-def test_the_environment_names_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COREPRESS_LOG", "/var/log/corepress.jsonl")
-    assert Settings().log == Path("/var/log/corepress.jsonl")
-    monkeypatch.setenv("COREPRESS_LOG", "")
-    assert Settings().log is None

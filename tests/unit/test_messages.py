@@ -139,6 +139,16 @@ def test_a_wrong_field_is_named(change: Change, field: str) -> None:
     assert field in error.message
 
 
+@pytest.mark.parametrize("path", ["../x", "unet/../../x", "/etc/x", "", ".", "..", "x\0"])
+def test_a_path_that_leads_out_is_refused(path: str) -> None:
+    document = golden()
+    files = document["data"]["task"]["inputs"]["component"]
+    files[path] = files["unet/config.json"]
+    error = refusal(document)
+    assert error.path.startswith(f"data.task.inputs.component.{path}")
+    assert "inside a folder" in error.message
+
+
 @pytest.mark.parametrize("document", [[], "", None, 7, {}])
 def test_what_is_no_message(document: Any) -> None:
     assert refusal(document).hint

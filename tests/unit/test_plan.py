@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corepress.domain.artifact import Artifact, Blob, canonical_json, sha256_digest
+from corepress.domain.composition import Lora
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
@@ -150,6 +151,29 @@ def test_clip_skip_touches_text_encoders_only() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "touched"),
+    [
+        (CheckpointOptions(clip_skip=2), {"normalize"}),
+        (CheckpointOptions(allow_non_finite=True), {"normalize"}),
+        (CheckpointOptions(max_shard_size=10**9), {"normalize"}),
+        (CheckpointOptions(variant="fp16"), {"fetch", "normalize"}),
+        (CheckpointOptions(lora=(Lora("style", 0.5),)), {"normalize"}),
+        (CheckpointOptions(tokenizer="folder"), {"fetch", "normalize"}),
+    ],
+)
+def test_what_is_written_in_another_way_is_not_fetched_again(
+    options: CheckpointOptions, touched: set[str]
+) -> None:
+    def keys(options: CheckpointOptions) -> dict[str, str]:
+        nodes = opening_nodes(JobRequest("model", (A,), "model", options), {"source": SOURCE})
+        done = {"fetch": outputs_of("source", "index")}
+        return {node.id: action_key(node.task(done), 1, {}) for node in nodes}
+
+    before, after = keys(CheckpointOptions()), keys(options)
+    assert {step for step in before if before[step] != after[step]} == touched
+
+
 def test_other_weights_of_a_component_touch_it_alone() -> None:
     nodes = plan(A)
     (unet,) = (n for n in of_stage(nodes, "convert") if n.parameters["component"] == "unet")
@@ -255,8 +279,17 @@ def test_sizes_that_suit(components: Any, size: tuple[int, int], facts: dict[str
 def test_components_that_are_not_there() -> None:
     with pytest.raises(UnsupportedRecipe, match=r"text_encoder_2.*text_encoder, unet"):
         plan(replace(A, components=["unet", "text_encoder_2"]))
-    with pytest.raises(UnsupportedRecipe, match="controlnet-sd15"):
-        plan(A, facts={**SD15, "family": "controlnet-sd15", "components": {"controlnet": {}}})
+    with pytest.raises(UnsupportedRecipe, match="sd3"):
+        plan(A, facts={**SD15, "family": "sd3", "components": {"transformer": {}}})
+
+
+def test_controlled_unet_by_request() -> None:
+    (default,) = (n for n in of_stage(plan(A), "publish"))
+    assert "controlled_unet" not in json.dumps(default.document())
+    recipe = replace(A, components=["controlled_unet"], attention="split_einsum")
+    (convert,) = of_stage(plan(recipe), "convert")
+    assert convert.parameters["attention"] == "split_einsum"
+    assert convert.inputs == {"component": ("normalize", "unet")}
 
 
 # what is ready when

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
-from io import StringIO
+from io import StringIO, TextIOWrapper
 
 import pytest
 from rich.console import Console
@@ -49,6 +51,17 @@ def test_a_finished_step_leaves_a_line_and_no_bar() -> None:
         console.file = StringIO()
     assert "GB of" not in shown(console)
     assert display.actions[CONVERT.node]["cached"] is False
+
+
+def test_the_work_goes_on_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb", buffering=0) as closed:
+        monkeypatch.setattr(sys, "stderr", TextIOWrapper(closed, write_through=True))
+        with ProgressDisplay(Console(file=StringIO())) as display:
+            display.started(CONVERT)
+            display.finished(CONVERT, False, {"seconds": 1.0, "peak_memory_bytes": 1})
+    assert CONVERT.node in display.actions
 
 
 def test_without_a_terminal_there_is_a_line_for_each_event(

@@ -80,4 +80,4 @@ def _description(component: str) -> str:
     return f"Stable Diffusion {component.replace('_', ' ')}"
 
 
-STAGE = Stage("convert", revision=2, run=run, toolchain=TOOLCHAIN)
+STAGE = Stage("convert", revision=3, run=run, toolchain=TOOLCHAIN)

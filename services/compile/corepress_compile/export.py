@@ -13,8 +13,9 @@ from coremltools.converters.mil.frontend.torch import register_torch_op
 from coremltools.converters.mil.frontend.torch.ops import noop
 
 from corepress.domain.errors import InternalError
+from corepress_compile.attention import apply_attention
 from corepress_compile.metadata import describe
-from corepress_compile.networks import Network
+from corepress_compile.network import Network
 from corepress_compile.package import write_package
 from corepress_compile.precision import float16_precision
 from corepress_compile.spec import BuildSpec
@@ -43,6 +44,7 @@ def export_package(
     Raises:
         InternalError: a parameter did not become a constant of the program.
     """
+    apply_attention(network.module, spec.attention)
     stand_ins = StandIns(network.module)
     progress("export", 0, 1, "part")
     program = _exported(network)

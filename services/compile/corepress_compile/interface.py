@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.bundle import MODEL_NAMES, model_of
 from corepress.domain.errors import VerificationFailed
 from corepress.evaluate import Feature, Package
 from corepress_compile.spec import BuildSpec
 
 _ALL = ("sd", "sdxl", "sdxl-refiner")
 _UNET = "sample batch channels height width, timestep batch, encoder_hidden_states batch text 1 77"
+_XL = ", time_ids batch 6, text_embeds batch pooled"
+_REFINER = ", time_ids batch 5, text_embeds batch pooled"
 _NOISE = "noise_pred batch 4 height width"
+_HINT = ", controlnet_cond batch 3 8*height 8*width"
+_RESIDUALS = "additional_residual_* batch any any any"
 
 _INTERFACES = (
     (
@@ -34,16 +38,25 @@ _INTERFACES = (
         "hidden_embeds 1 77 text, pooled_outputs 1 pooled",
     ),
     ("Unet", ("sd",), _UNET, _NOISE),
-    ("Unet", ("sdxl",), f"{_UNET}, time_ids batch 6, text_embeds batch pooled", _NOISE),
-    ("Unet", ("sdxl-refiner",), f"{_UNET}, time_ids batch 5, text_embeds batch pooled", _NOISE),
+    ("Unet", ("sdxl",), _UNET + _XL, _NOISE),
+    ("Unet", ("sdxl-refiner",), _UNET + _REFINER, _NOISE),
+    ("UnetRefiner", ("sdxl-refiner",), _UNET + _REFINER, _NOISE),
+    ("ControlledUnet", ("sd",), f"{_UNET}, {_RESIDUALS}", _NOISE),
+    ("ControlledUnet", ("sdxl",), f"{_UNET}{_XL}, {_RESIDUALS}", _NOISE),
+    ("ControlNet", ("sd",), _UNET + _HINT, _RESIDUALS),
+    ("ControlNet", ("sdxl",), _UNET + _HINT + _XL, _RESIDUALS),
     ("VAEDecoder", _ALL, "z 1 4 height width", "image 1 3 scale*height scale*width"),
     ("VAEEncoder", _ALL, "x 1 3 scale*height scale*width", "latent 1 8 height width"),
 )
 """Model, lines of families, inputs, outputs: each a name and its dimensions. A dimension's name
-stands for one number throughout a model; ``height`` and ``width`` are the latent's."""
+stands for one number throughout a model, but for ``any``; ``height`` and ``width`` are the
+latent's. A name that ends in a star stands for one or more, numbered from 0."""
 
-_ALLOWED = {"batch": (1, 2), "channels": (4, 9)}
-_INPAINTING_CHANNELS = 9
+_ANY = "any"
+_LATENT_CHANNELS = 4
+_CHANNELS = {"inpainting": 9, "pix2pix": 8}
+"""Of families of these names, which take an image or a mask beside the latent."""
+_ALLOWED = {"batch": (1, 2), "channels": (_LATENT_CHANNELS, *_CHANNELS.values())}
 _ALWAYS_FLOAT32 = frozenset({"input_ids"})
 """Also in a float16 model, since float16 has no odd integers above 2,048."""
 
@@ -70,13 +83,13 @@ def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensio
     are float32.
 
     Args:
-        package: its file name tells the model.
+        package: its file name tells the model, or that its folder is one of ControlNets.
         spec: what was to be built, where known: no other family, precision, size and batch will do.
 
     Raises:
         VerificationFailed: says all that differs.
     """
-    model = package.path.stem
+    model = model_of(package.path)
     candidates = [
         (inputs, outputs)
         for name, lines, inputs, outputs in _INTERFACES
@@ -90,7 +103,12 @@ def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensio
         )
     precision = spec.precision if spec else package.precision
     found = [
-        _differences(package, [*_parsed(inputs, precision)], [*_parsed(outputs, "float32")], spec)
+        _differences(
+            package,
+            [*_parsed(inputs, precision, package.inputs)],
+            [*_parsed(outputs, "float32", package.outputs)],
+            spec,
+        )
         for inputs, outputs in candidates
     ]
     differences, dimensions = min(found, key=lambda each: len(each[0]))
@@ -115,7 +133,7 @@ def spec_of(package: Package, family: str, clip_skip: int | None = None) -> Buil
     dimensions = check_interface(package)
     sized = "height" in dimensions
     spec = BuildSpec(
-        component=_COMPONENTS[package.path.stem],
+        component=_COMPONENTS[model_of(package.path)],
         family=family,
         precision=package.precision,
         deployment_target=package.deployment_target,
@@ -129,15 +147,24 @@ def spec_of(package: Package, family: str, clip_skip: int | None = None) -> Buil
 
 
 def _line(family: str) -> str:
+    family = family.removeprefix("controlnet-")
     if family == "sdxl-refiner":
         return family
     return "sdxl" if family.startswith("sdxl") else "sd"
 
 
-def _parsed(text: str, dtype: str) -> Iterator[_Expected]:
+def _parsed(text: str, dtype: str, features: Sequence[Feature]) -> Iterator[_Expected]:
+    """What is expected, where a package has these features."""
     for feature in text.split(", "):
-        name, *dimensions = feature.split()
-        yield _Expected(name, tuple(dimensions), "float32" if name in _ALWAYS_FLOAT32 else dtype)
+        pattern, *dimensions = feature.split()
+        names = [pattern]
+        if pattern.endswith("*"):
+            stem = pattern.removesuffix("*")
+            number = sum(found.name.startswith(stem) for found in features)
+            names = [f"{stem}{index}" for index in range(max(1, number))]
+        for name in names:
+            its_dtype = "float32" if name in _ALWAYS_FLOAT32 else dtype
+            yield _Expected(name, tuple(dimensions), its_dtype)
 
 
 def _differences(
@@ -157,12 +184,18 @@ def _differences(
     dimensions = _solve(pairs, _known(spec))
     for feature, wanted in pairs:
         shape = tuple(_size(dimension, dimensions) for dimension in wanted.dimensions)
-        if feature.shape != shape:
+        if not _fits(feature.shape, shape):
             differences.append(f"{feature.name} is {list(feature.shape)}, not {list(shape)}")
     for name, allowed in _ALLOWED.items():
         if dimensions.get(name, allowed[0]) not in allowed:
             differences.append(f"its {name} is {dimensions[name]}, not {allowed}")
     return differences, dimensions
+
+
+def _fits(found: Sequence[int], wanted: Sequence[int | str]) -> bool:
+    return len(found) == len(wanted) and all(
+        side in (size, _ANY) for size, side in zip(found, wanted, strict=True)
+    )
 
 
 def _other_names(
@@ -197,7 +230,7 @@ def _contradictions(package: Package) -> Iterator[str]:
 def _known(spec: BuildSpec | None) -> dict[str, int]:
     if spec is None:
         return {}
-    channels = _INPAINTING_CHANNELS if spec.family.endswith("-inpainting") else 4
+    channels = _CHANNELS.get(spec.family.rpartition("-")[2], _LATENT_CHANNELS)
     known = {"batch": spec.batch, "channels": channels}
     if spec.latent_size is not None:
         height, width = spec.latent_size
@@ -214,9 +247,9 @@ def _solve(pairs: Sequence[tuple[Feature, _Expected]], known: Dimensions) -> dic
     ]
     solved = dict(known)
     for (*factors, name), side in sorted(sides, key=lambda each: len(each[0])):
-        if factors and solved.get(name):
+        if factors and not factors[0].isdecimal() and solved.get(name):
             solved.setdefault(factors[0], side // solved[name])
-        elif not factors and not name.isdecimal():
+        elif not factors and not name.isdecimal() and name != _ANY:
             solved.setdefault(name, side)
     return solved
 

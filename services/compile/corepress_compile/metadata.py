@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import digits
 
 from coremltools.proto import Model_pb2
 
@@ -21,12 +22,15 @@ _FEATURES: Mapping[str, str] = {
     "time_ids": "Original height and width, top and left of the crop, target height and width; "
     "for a refiner the aesthetic score in place of the target",
     "text_embeds": "The second text encoder's embedding of the whole prompt",
+    "additional_residual_": "What a ControlNet adds to the Unet at one place; the sum for several",
+    "controlnet_cond": "The image that guides the ControlNet, of the kind that it was trained on",
     "noise_pred": "The prediction for each latent image, of the kind that the model was trained on",
     "z": "The latent image, divided by the scale factor",
     "image": "The image, from -1 to 1",
     "x": "The image, from -1 to 1",
     "latent": "The latent image before scaling: means, then the logarithms of the variances",
 }
+"""By name, without the number of what is numbered."""
 
 
 def describe(model: Model_pb2.Model, spec: BuildSpec, description: str) -> None:
@@ -40,4 +44,4 @@ def describe(model: Model_pb2.Model, spec: BuildSpec, description: str) -> None:
     metadata.author = _SEE_BUNDLE
     metadata.license = _SEE_BUNDLE
     for feature in (*model.description.input, *model.description.output):
-        feature.shortDescription = _FEATURES[feature.name]
+        feature.shortDescription = _FEATURES[feature.name.rstrip(digits)]

@@ -8,44 +8,18 @@ Modules are built without data: their parameters are on torch's meta device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from corepress.domain.errors import InvalidRequest, UnsupportedCheckpoint, UnsupportedRecipe
+from corepress.domain.errors import InvalidRequest
+from corepress_compile.denoisers import controlled_unet, controlnet, unet
+from corepress_compile.network import Input, Network, latent_size, module_without_data
 from corepress_compile.spec import BuildSpec
-from corepress_compile.weights import Weights, open_weights
-
-_TIME_IDS = {"sdxl-refiner": 5}
-"""How many numbers SDXL's size conditioning has: 6, but the refiner's aesthetic score makes 5."""
-_DEFAULT_TIME_IDS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """An input of a network: ``dtype`` is numpy's name of the type in the package."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A module for inference, its weights, and its positional inputs and outputs in order.
-
-    The module's parameters have shapes but no data; ``weights`` are theirs, by the same names.
-    """
-
-    module: nn.Module
-    weights: Weights
-    inputs: tuple[Input, ...]
-    outputs: tuple[str, ...]
 
 
 class _TextEncoder(nn.Module):
@@ -77,32 +51,6 @@ class _TextEncoderXL(nn.Module):
         output = self.encoder(input_ids.to(torch.int32), output_hidden_states=True)
         pooled = output.text_embeds if "text_embeds" in output else output.pooler_output
         return output.hidden_states[-1 - self.skipped], pooled
-
-
-class _Unet(nn.Module):
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        time_ids: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-    ) -> Tensor:
-        conditions = None
-        if time_ids is not None:
-            conditions = {"time_ids": time_ids, "text_embeds": text_embeds}
-        result: Tensor = self.unet(
-            sample,
-            timestep,
-            encoder_hidden_states.squeeze(2).transpose(1, 2),
-            added_cond_kwargs=conditions,
-            return_dict=False,
-        )[0]
-        return result
 
 
 class _VAEDecoder(nn.Module):
@@ -139,12 +87,6 @@ def load_network(spec: BuildSpec, folder: Path) -> Network:
     return _LOADERS[spec.component](spec, folder)
 
 
-def _load(kind: Any, folder: Path) -> Any:
-    config = kind.load_config(folder, local_files_only=True)
-    with torch.device("meta"):
-        return kind.from_config(config)
-
-
 def _text_encoder(spec: BuildSpec, folder: Path) -> Network:
     xl = spec.family.startswith("sdxl")
     projected = spec.component == "text_encoder_2"
@@ -165,7 +107,7 @@ def _text_encoder(spec: BuildSpec, folder: Path) -> Network:
     length = config.max_position_embeddings
     embeddings = (encoder.text_model if projected else encoder).embeddings
     embeddings.position_ids = torch.arange(length).expand(1, -1)  # a buffer that no file holds
-    return _network(
+    return Network.of(
         (_TextEncoderXL if xl else _TextEncoder)(encoder, skipped),
         folder,
         # transformers 5 has this prefix in one of the two classes, published files have it in both
@@ -176,75 +118,25 @@ def _text_encoder(spec: BuildSpec, folder: Path) -> Network:
     )
 
 
-def _unet(spec: BuildSpec, folder: Path) -> Network:
-    unet = _load(UNet2DConditionModel, folder)
-    config = unet.config
-    if config.time_cond_proj_dim is not None or config.class_embed_type is not None:
-        raise UnsupportedCheckpoint(
-            "a UNet with a guidance or class embedding cannot be converted yet",
-            path="unet/config.json",
-        )
-    height, width = _latent_size(spec)
-    halvings = len(config.down_block_types) - 1
-    if height % 2**halvings or width % 2**halvings:
-        raise UnsupportedRecipe(
-            f"a latent of {height}x{width} cannot be halved {halvings} times, as this UNet does",
-            hint=f"use a size whose sides are multiples of {2**halvings * spec.vae_scale_factor}",
-        )
-    shapes: dict[str, tuple[int, ...]] = {
-        "sample": (spec.batch, config.in_channels, height, width),
-        "timestep": (spec.batch,),
-        "encoder_hidden_states": (spec.batch, config.cross_attention_dim, 1, 77),
-    }
-    if config.addition_embed_type == "text_time":
-        numbers = _TIME_IDS.get(spec.family, _DEFAULT_TIME_IDS)
-        pooled = (
-            config.projection_class_embeddings_input_dim - numbers * config.addition_time_embed_dim
-        )
-        shapes |= {"time_ids": (spec.batch, numbers), "text_embeds": (spec.batch, pooled)}
-    return _network(
-        _Unet(unet),
-        folder,
-        lambda name: name.removeprefix("unet."),
-        [Input(name, shape, spec.precision) for name, shape in shapes.items()],
-        ("noise_pred",),
-    )
-
-
 def _vae_decoder(spec: BuildSpec, folder: Path) -> Network:
-    vae = _load(AutoencoderKL, folder)
-    z = Input("z", (1, vae.config.latent_channels, *_latent_size(spec)), spec.precision)
-    return _network(_VAEDecoder(vae), folder, str, [z], ("image",))
+    vae = module_without_data(AutoencoderKL, folder)
+    z = Input("z", (1, vae.config.latent_channels, *latent_size(spec)), spec.precision)
+    return Network.of(_VAEDecoder(vae), folder, str, [z], ("image",))
 
 
 def _vae_encoder(spec: BuildSpec, folder: Path) -> Network:
-    vae = _load(AutoencoderKL, folder)
-    height, width = (side * spec.vae_scale_factor for side in _latent_size(spec))
+    vae = module_without_data(AutoencoderKL, folder)
+    height, width = (side * spec.vae_scale_factor for side in latent_size(spec))
     x = Input("x", (1, vae.config.in_channels, height, width), spec.precision)
-    return _network(_VAEEncoder(vae), folder, str, [x], ("latent",))
-
-
-def _network(
-    module: nn.Module,
-    folder: Path,
-    stored_name: Callable[[str], str],
-    inputs: list[Input],
-    outputs: tuple[str, ...],
-) -> Network:
-    module.eval().requires_grad_(requires_grad=False)
-    weights = open_weights(folder, module, stored_name)
-    return Network(module, weights, tuple(inputs), outputs)
-
-
-def _latent_size(spec: BuildSpec) -> tuple[int, int]:
-    assert spec.latent_size is not None, f"{spec.component} has a size"
-    return spec.latent_size
+    return Network.of(_VAEEncoder(vae), folder, str, [x], ("latent",))
 
 
 _LOADERS: Mapping[str, Callable[[BuildSpec, Path], Network]] = {
     "text_encoder": _text_encoder,
     "text_encoder_2": _text_encoder,
-    "unet": _unet,
+    "unet": unet,
+    "controlled_unet": controlled_unet,
     "vae_decoder": _vae_decoder,
     "vae_encoder": _vae_encoder,
+    "controlnet": controlnet,
 }

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from corepress.domain.errors import VerificationFailed
 from corepress.domain.figures import Figures
 from corepress.evaluate import Arithmetic, Feature, Package, evaluate, psnr_db
-from corepress_compile.networks import Input, Network, load_network
+from corepress_compile.network import Input, Network
+from corepress_compile.networks import load_network
 from corepress_compile.reference import forward
 from corepress_compile.spec import BuildSpec
 from corepress_compile.weights import Weights

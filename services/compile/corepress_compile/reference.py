@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from corepress_compile.networks import Network
+from corepress_compile.network import Network
 
 
 @torch.no_grad()

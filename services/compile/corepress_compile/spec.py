@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from corepress.domain.recipe import ComponentName, Precision
+from corepress.domain.recipe import Attention, ComponentName, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class BuildSpec:
     latent_size: tuple[int, int] | None = None
     vae_scale_factor: int = 8
     batch: int = 1
+    attention: Attention = "original"
     clip_skip: int | None = None
 
     @staticmethod
@@ -43,5 +44,6 @@ class BuildSpec:
             latent_size=latent_size,
             vae_scale_factor=factor,
             batch=parameters.get("batch", 1),
+            attention=parameters.get("attention", "original"),
             clip_skip=parameters.get("clip_skip"),
         )

@@ -83,9 +83,8 @@ def tree_sha256(artifact: Artifact) -> str:
 
 
 def _model(artifact: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
-    folder = PurePosixPath(next(iter(artifact.files))).parts[0]
     return {
-        "path": f"{RESOURCES}/{folder}",
+        "path": f"{RESOURCES}/{_root(artifact)}",
         "sha256": tree_sha256(artifact),
         "bytes": artifact.size_bytes,
         "precision": facts["precision"],
@@ -94,6 +93,12 @@ def _model(artifact: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
         "inputs": facts["inputs"],
         "outputs": facts["outputs"],
     }
+
+
+def _root(model: Artifact) -> PurePosixPath:
+    """The folder that a package or a compiled model is."""
+    path = PurePosixPath(next(iter(model.files)))
+    return next(folder for folder in reversed(path.parents) if folder.suffix)
 
 
 def _toolchain(converted: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob
-from corepress.domain.bundle import CHECKSUMS, MANIFEST, MODEL_CARD, RESOURCES, VOCABULARY
+from corepress.domain.bundle import (
+    CHECKSUMS,
+    CONTROLNETS,
+    MANIFEST,
+    MODEL_CARD,
+    MODEL_NAMES,
+    RESOURCES,
+    VOCABULARY,
+    controlnet_name,
+)
 from corepress.domain.errors import VerificationFailed
 from corepress.domain.figures import outputs_below
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
@@ -35,6 +44,8 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         for name, artifact in task.inputs.items()
         if name.startswith(_MODEL_INPUT)
     }
+    if "controlnet" in models:
+        models["controlnet"] = _named_controlnet(models["controlnet"], task.parameters)
     files = {
         f"{RESOURCES}/{path}": blob
         for artifact in models.values()
@@ -61,6 +72,18 @@ def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, 
             "; ".join(failed),
             hint="convert in float32, or lower min_psnr_db in the recipe if you accept it",
         )
+
+
+def _named_controlnet(model: Artifact, parameters: Mapping[str, Any]) -> Artifact:
+    """A ControlNet where apps look for it, among others and under a name of its own."""
+    uri = parameters["facts"]["normalize"]["source"]["uri"]
+    stem = f"{CONTROLNETS}/{controlnet_name(parameters['name'], uri)}"
+    return Artifact(
+        {
+            path.replace(MODEL_NAMES["controlnet"], stem, 1): blob
+            for path, blob in model.files.items()
+        }
+    )
 
 
 def _vocabulary(inputs: Mapping[str, Artifact]) -> dict[str, Blob]:

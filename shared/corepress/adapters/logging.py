@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from logging import DEBUG, ERROR, INFO, WARNING
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import structlog
 
@@ -24,7 +27,7 @@ def logged(telemetry: Telemetry, log: Path | None) -> Iterator[Telemetry]:
         yield telemetry
         return
     try:
-        file = log.open("a", buffering=1, encoding="utf-8")
+        file = log.open("ab", buffering=0)
     except OSError as error:
         raise InvalidRequest(
             f"the log {log} cannot be written to: {error.strerror}",
@@ -39,47 +42,50 @@ class JsonLog:
     """A `corepress.ports.telemetry.Telemetry` that writes down what it passes on.
 
     Each line has ``time``, ``level``, ``event`` (the hook), ``job``, ``node``, ``stage``,
-    ``attempt``, and what else the hook tells.
+    ``attempt``, and what else the hook tells. A full disk costs lines, never the work.
     """
 
-    def __init__(self, file: TextIO, then: Telemetry) -> None:
+    def __init__(self, file: BinaryIO, then: Telemetry) -> None:
         self._then = then
         self._log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            structlog.WriteLogger(file),
+            structlog.BytesLogger(file),
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
                 structlog.processors.add_log_level,
-                structlog.processors.JSONRenderer(),
+                structlog.processors.JSONRenderer(_as_bytes),
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(0),
+            wrapper_class=structlog.make_filtering_bound_logger(DEBUG),
         )
 
     def started(self, ref: NodeRef) -> None:
         """The stage begins to run."""
-        self._log.info("started", **_fields(ref))
+        self._write(INFO, "started", ref)
         self._then.started(ref)
 
     def progress(self, ref: NodeRef, activity: str, done: float, total: float, unit: str) -> None:
         """An activity of the running stage came this far."""
-        report = {"activity": activity, "done": done, "total": total, "unit": unit}
-        self._log.debug("progress", **_fields(ref), **report)
+        self._write(DEBUG, "progress", ref, activity=activity, done=done, total=total, unit=unit)
         self._then.progress(ref, activity, done, total, unit)
 
     def finished(self, ref: NodeRef, cached: bool, figures: Mapping[str, Any]) -> None:
         """The action is committed."""
-        self._log.info("finished", **_fields(ref), cached=cached, **figures)
+        self._write(INFO, "finished", ref, cached=cached, **figures)
         self._then.finished(ref, cached, figures)
 
     def retried(self, ref: NodeRef, error: Mapping[str, Any], delay_s: float) -> None:
         """The delivery failed for now."""
-        self._log.warning("retried", **_fields(ref), error=dict(error), delay_s=delay_s)
+        self._write(WARNING, "retried", ref, error=dict(error), delay_s=delay_s)
         self._then.retried(ref, error, delay_s)
 
     def failed(self, ref: NodeRef, error: Mapping[str, Any]) -> None:
         """The delivery failed for good."""
-        self._log.error("failed", **_fields(ref), error=dict(error))
+        self._write(ERROR, "failed", ref, error=dict(error))
         self._then.failed(ref, error)
 
+    def _write(self, level: int, event: str, ref: NodeRef, **fields: Any) -> None:
+        with suppress(OSError):
+            self._log.log(level, event, **asdict(ref), **fields)
 
-def _fields(ref: NodeRef) -> dict[str, Any]:
-    return {"job": ref.job, "node": ref.node, "stage": ref.stage, "attempt": ref.attempt}
+
+def _as_bytes(fields: Mapping[str, Any], **options: Any) -> bytes:
+    return json.dumps(fields, **options).encode()

@@ -12,7 +12,7 @@ import psutil
 
 from corepress.bootstrap import stage_loaders
 from corepress.cli.output import command, print_json, size_text
-from corepress.config import Settings
+from corepress.config import read_settings
 from corepress.runtime.actions import installed_version
 
 _TESTED = {
@@ -34,7 +34,7 @@ def doctor(as_json: bool) -> None:
       corepress doctor
     """
     versions = {name: installed_version(name) for name in _TESTED}
-    state = Settings().state
+    state = read_settings().state
     existing = next(folder for folder in (state, *state.parents) if folder.exists())
     report: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -15,6 +15,11 @@ from corepress.domain.composition import Lora
 from corepress.domain.errors import MissingConfig
 from corepress.domain.job import CheckpointOptions
 
+_UNREADABLE = (
+    *(OSError, ValueError, yaml.YAMLError, RecursionError),
+    *(LookupError, AttributeError),  # PyYAML's, of values such as !!bool maybe
+)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -144,8 +149,11 @@ def _component_config(given: str) -> tuple[str, dict[str, Any]]:
 def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         document = parse(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MissingConfig(f"cannot read {path}: {error}", path=str(path)) from error
     if not isinstance(document, dict):
         raise MissingConfig(f"{path} holds no mapping of keys to values", path=str(path))
-    return document
+    try:  # a job is JSON: dates, which YAML has, are text in it
+        return dict(json.loads(json.dumps(document, default=str, allow_nan=False)))
+    except ValueError as error:
+        raise MissingConfig(f"{path} holds what JSON has not: {error}", path=str(path)) from error

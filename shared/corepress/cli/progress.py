@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,10 +81,11 @@ class ProgressDisplay:
         self._end(ref, f"failed, {error['code']}")
 
     def say(self, line: str) -> None:
-        """Print a line for good, above the bars."""
+        """Print a line for good, above the bars; where nobody listens, the work goes on."""
         if self._bars:
             self._bars.console.print(line, markup=False, highlight=False)
-        else:
+            return
+        with suppress(BrokenPipeError):
             click.echo(line, err=True)
 
     def _show(self, label: str, activity: str, done: float, total: float, unit: str) -> None:

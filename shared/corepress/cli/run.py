@@ -19,7 +19,7 @@ from corepress.cli.needs import composed, forecast, job_sources
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, db_text, fail, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
-from corepress.config import Settings
+from corepress.config import read_settings
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import MANIFEST, SCHEMA
 from corepress.domain.composition import CHECKPOINT
@@ -110,7 +110,7 @@ def run(
             "--compile required: only macOS has a Core ML compiler",
             hint="use --compile never here, and compile the published .mlpackage on a Mac",
         )
-    settings = Settings()
+    settings = read_settings()
     checkpoint = read_options(options)
     requests = [
         JobRequest(source, recipes, name or default_name(source), checkpoint, compile_wish)

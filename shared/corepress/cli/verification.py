@@ -10,17 +10,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.bundle import MODEL_NAMES, model_of
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.recipe import (
     DEFAULT_MIN_PSNR_DB,
+    DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
 )
@@ -258,7 +259,7 @@ def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
         "family": manifest.family,
         "precision": manifest.components[component].precision,
         "deployment_target": manifest.recipe.deployment_target,
-        "batch": manifest.recipe.batch if component == "unet" else 1,
+        "batch": manifest.recipe.batch if component in DENOISERS else 1,
         "clip_skip": manifest.clip_skip,
     }
     if component in SIZED:
@@ -268,8 +269,8 @@ def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
 
 
 def _hold_to_manifest(component: str, model: PublishedModel, found: ModelReport) -> None:
-    stem = Path(model.path).stem
-    named = next((name for name, stated in MODEL_NAMES.items() if stated == stem), None)
+    kind = model_of(PurePosixPath(model.path))
+    named = next((name for name, stated in MODEL_NAMES.items() if stated == kind), None)
     stated = (component, model.precision, model.inputs, model.outputs)
     if stated != (named, found.precision, found.inputs, found.outputs):
         raise VerificationFailed(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
+from pathlib import PurePath
 
 from corepress.domain.recipe import ComponentName
 
@@ -13,6 +15,9 @@ CHECKSUMS = "SHA256SUMS"
 RESOURCES = "Resources"
 """The folder that apps load: models and vocabulary."""
 
+CONTROLNETS = "controlnet"
+"""Its folder for ControlNets, of which there may be several."""
+
 VOCABULARY = ("vocab.json", "merges.txt")
 """The files of the CLIP tokenizer."""
 
@@ -20,13 +25,37 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
     "text_encoder": "TextEncoder",
     "text_encoder_2": "TextEncoder2",
     "unet": "Unet",
+    "controlled_unet": "ControlledUnet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "controlnet": "ControlNet",
 }
-"""The file name of each component's model, as Apple's Swift package looks for it."""
+"""The file name of each component's model, as Apple's Swift package looks for it; a ControlNet is
+called by its own name, see `controlnet_name`."""
 
+_ON_HUB = re.compile(r"hf://([^/@]+/[^/@]+)")
 _SD = frozenset({"TextEncoder", "Unet", "VAEDecoder"})
 _SDXL = _SD | {"TextEncoder2"}
+
+
+def model_of(path: PurePath) -> str:
+    """Which of the models a package or compiled model is, by where it stands."""
+    return "ControlNet" if path.parent.name == CONTROLNETS else path.stem
+
+
+def controlnet_name(name: str, uri: str) -> str:
+    """What apps call a ControlNet.
+
+    That of ``lllyasviel/sd-controlnet-mlsd`` is ``LllyasvielSdControlnetMlsd``.
+
+    Args:
+        name: of the job.
+        uri: of the source; on a hub, its owner and repository take the place of the name.
+    """
+    on_hub = _ON_HUB.match(uri)
+    return "".join(
+        word.title() for word in re.split(r"[^A-Za-z0-9]+", on_hub[1] if on_hub else name)
+    )
 
 
 def missing_resources(family: str, names: Set[str]) -> list[str]:
@@ -36,7 +65,7 @@ def missing_resources(family: str, names: Set[str]) -> list[str]:
         family: of the checkpoint; a refiner has no first text encoder.
         names: of what is in `RESOURCES`; models' without their ending.
     """
-    needed = _SDXL if family.startswith("sdxl") else _SD
+    needed = _SDXL if family.removeprefix("controlnet-").startswith("sdxl") else _SD
     if family == "sdxl-refiner":
         needed -= {"TextEncoder"}
     return [*sorted(needed - names), *(name for name in VOCABULARY if name not in names)]

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, ClassVar
 
+_LONGEST_RETRY_AFTER_S = 3600.0
+
 
 class ExitCode(IntEnum):
     """The exit status of the command line."""
@@ -36,12 +38,13 @@ class CorepressError(Exception):
         self.path = path
 
     def document(self) -> dict[str, Any]:
-        """The error as it appears in ``--json``, in events and in dead letters."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
-            "path": self.path,
+        """The error as it appears in ``--json``, in events and in dead letters.
+
+        Names of files need not be Unicode; what isn't is written as ``\\udcff``.
+        """
+        texts = {"message": self.message, "hint": self.hint, "path": self.path}
+        return {"code": self.code} | {
+            key: text.encode(errors="backslashreplace").decode() for key, text in texts.items()
         }
 
 
@@ -52,7 +55,10 @@ class PermanentError(CorepressError):
 
 
 class TransientError(CorepressError):
-    """Something outside failed for now; worth another try after ``retry_after_s``."""
+    """Something outside failed for now; worth another try after ``retry_after_s``.
+
+    That is an hour at most, whatever a server asks for.
+    """
 
     exit_code = ExitCode.OUTSIDE
 
@@ -60,7 +66,7 @@ class TransientError(CorepressError):
         self, message: str, *, hint: str = "", path: str = "", retry_after_s: float = 1.0
     ) -> None:
         super().__init__(message, hint=hint, path=path)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = min(retry_after_s, _LONGEST_RETRY_AFTER_S)
 
     def document(self) -> dict[str, Any]:
         """The error as JSON, with ``retry_after_s``."""

@@ -15,7 +15,9 @@ from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
+    BY_REQUEST,
     COMPONENTS,
+    DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
     ComponentName,
@@ -23,6 +25,8 @@ from corepress.domain.recipe import (
 )
 from corepress.domain.stage import Outputs, Task
 
+_NOT_FOR_FETCH = frozenset({"allow_non_finite", "clip_skip", "max_shard_size"})
+"""Options that say how weights are written and used: whatever they are, the same is fetched."""
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 _NOT_YET = "transformer"
 """A component whose family cannot be converted."""
@@ -85,10 +89,10 @@ def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]])
     parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
     if request.options.lora:
         parameters["lora_scales"] = list(request.options.lora_scales)
+    fetched = {name: value for name, value in options.items() if name not in _NOT_FOR_FETCH}
     names = ("index", "tokenizer", *sources)
     return [
-        # what is fetched does not depend on how it is written
-        Node("fetch", "fetch", {**sources, "options": options | {"max_shard_size": None}}),
+        Node("fetch", "fetch", {**sources, "options": fetched}),
         Node(
             "normalize",
             "normalize",
@@ -139,7 +143,7 @@ def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]
         )
     available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
     if recipe.components == "default":
-        chosen = available
+        chosen = [c for c in available if c not in BY_REQUEST]
     else:
         missing = [c for c in recipe.components if c not in available]
         if missing:
@@ -164,7 +168,7 @@ def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
         if component not in SIZED:
             continue
         step = int(facts["vae_scale_factor"])
-        if component == "unet":
+        if component in DENOISERS:
             step *= int(facts["unet_divisor"])
         for width, height in recipe.sizes:
             if width <= 0 or height <= 0 or width % step or height % step:
@@ -200,7 +204,7 @@ def _convert_node(
         assert size is not None, "what has a size has a native one"
         name += f"-{size[0]}x{size[1]}"
         parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
-    if component == "unet":
+    if component in DENOISERS:
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip

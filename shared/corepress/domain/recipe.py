@@ -31,12 +31,20 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "text_encoder": "text_encoder",
     "text_encoder_2": "text_encoder_2",
     "unet": "unet",
+    "controlled_unet": "unet",
     "vae_decoder": "vae",
     "vae_encoder": "vae",
+    "controlnet": "controlnet",
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
-SIZED: frozenset[ComponentName] = frozenset({"unet", "vae_decoder", "vae_encoder"})
+DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
+"""The models with transformers, which take a batch of noisy latents."""
+
+BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
+"""What a recipe has to name: `default` means all the others that the checkpoint has."""
+
+SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
 """The models whose shapes depend on the image's size."""
 
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
@@ -121,7 +129,6 @@ class Recipe:
             UnsupportedRecipe: names the key.
         """
         unbuilt: dict[str, bool] = {
-            f"attention: {self.attention}": self.attention != "original",
             "compression": bool(self.compression),
             f"chunks: {self.chunks}": self.chunks != 1,
         }

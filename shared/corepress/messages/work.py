@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from corepress.domain.stage import Task
 from corepress.messages.envelope import decode, encode
@@ -16,12 +17,22 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 """Of a job or a node: it is part of keys in the store."""
 
 
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
+        raise ValueError("not a path inside a folder")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_inside)]
+"""Of a file: stages lay files out in folders of their own."""
+
 _Digest = Annotated[str, Field(pattern=r"^(sha256|tensors):[0-9a-f]{64}$")]
 
 
 class _PartData(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    path: str
+    path: _Path
     digest: _Digest
 
 
@@ -36,7 +47,7 @@ class _TaskData(BaseModel):
     model_config = ConfigDict(extra="forbid")
     stage: str
     parameters: dict[str, Any]
-    inputs: dict[str, dict[str, _BlobData]]
+    inputs: dict[str, dict[_Path, _BlobData]]
 
 
 class _WorkData(BaseModel):

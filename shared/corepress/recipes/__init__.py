@@ -104,7 +104,14 @@ def parse_recipe(text: str, where: str) -> Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no mapping has a key twice."""
+    """YAML in which no mapping has a key twice, and what is wrong has a line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # of values such as !!bool maybe
+            problem = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

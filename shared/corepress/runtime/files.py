@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ from corepress.domain.errors import (
     CorruptCheckpoint,
     InvalidRequest,
     SourceNotFound,
+    SourceUnavailable,
     UnsafePath,
 )
 
@@ -29,12 +31,14 @@ class LocalFile:
     @cached_property
     def size_bytes(self) -> int:
         """The file's size when it was first asked for."""
-        return self._path.stat().st_size
+        with _readable(self._path):
+            return self._path.stat().st_size
 
     @property
     def fingerprint(self) -> list[int]:
         """What changes when the file does: size in bytes, modification time in nanoseconds."""
-        status = self._path.stat()
+        with _readable(self._path):
+            status = self._path.stat()
         return [status.st_size, status.st_mtime_ns]
 
     def read(self, offset: int, size_bytes: int) -> bytes:
@@ -42,14 +46,14 @@ class LocalFile:
 
         Raises:
             CorruptCheckpoint: the range leaves the file.
+            SourceUnavailable: the file is gone, or its disk fails.
         """
         parts: list[bytes] = []
         missing = size_bytes
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            _read_ahead(descriptor, offset, size_bytes)
+        with _readable(self._path), self._path.open("rb", buffering=0) as file:
+            _read_ahead(file.fileno(), offset, size_bytes)
             while missing:
-                part = os.pread(descriptor, missing, offset)
+                part = os.pread(file.fileno(), missing, offset)
                 if not part:
                     raise CorruptCheckpoint(
                         f"{self._path.name} ends before byte {offset + missing}",
@@ -58,8 +62,6 @@ class LocalFile:
                 parts.append(part)
                 offset += len(part)
                 missing -= len(part)
-        finally:
-            os.close(descriptor)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def local_path(self) -> Path:
@@ -75,6 +77,19 @@ def _read_ahead(descriptor: int, offset: int, size_bytes: int) -> None:
     if offset % _AHEAD_BYTES < size_bytes and hasattr(os, "posix_fadvise"):  # not on macOS
         start = offset + size_bytes
         os.posix_fadvise(descriptor, start, 2 * _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What the system says of a file that was there before, as a coded error."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceUnavailable(
+            f"{path.name} cannot be read: {error.strerror}",
+            hint="check that the file is still there and its disk is well",
+            path=path.name,
+        ) from error
 
 
 def local_path(uri: str) -> Path | None:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import CorepressError, InternalError, InvalidRequest
+from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavailable
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
 from corepress.domain.stage import Outputs, Stage
@@ -45,10 +45,21 @@ def submit(
         job: a name of its own.
         request: what is asked for.
         sources: the resolved sources by role, see the fetch stage.
+
+    Raises:
+        InvalidRequest: something in it is no JSON, such as a name that is no Unicode.
     """
-    store.create(_key(job, "request"), _REQUEST.dump_json(request))
     nodes = opening_nodes(request, sources)
-    store.create(_key(job, "opening"), canonical_json([node.document() for node in nodes]))
+    try:
+        asked = _REQUEST.dump_json(request)
+        opening = canonical_json([node.document() for node in nodes])
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"the job cannot be written down: {error}",
+            hint="give files names in UTF-8, and configurations what JSON has too",
+        ) from error
+    store.create(_key(job, "request"), asked)
+    store.create(_key(job, "opening"), opening)
     _publish_ready(store, bus, job, after=None)
 
 
@@ -130,8 +141,8 @@ def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, A
 
 def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
     """Publish the nodes that ``after``, just settled, was the last thing missing for."""
-    nodes = _nodes(store, job)
     settled = steps(store, job)
+    nodes = _nodes(store, job)  # after the steps: whoever sees that of normalize sees its plan too
     while True:
         done = {node: step["action"] for node, step in settled.items() if "action" in step}
         failed = [node for node, step in settled.items() if "error" in step]
@@ -187,7 +198,10 @@ def _request(store: Store, job: str) -> JobRequest:
 def _outputs(store: Store, action: str) -> Outputs:
     outputs = load_outputs(store, action)
     if outputs is None:
-        raise InternalError(f"action {action} is not in the store, though a step names it")
+        raise StoreUnavailable(
+            f"the store no longer has what action {action} made, which this job is built on",
+            hint="start the job again: what is missing is made anew",
+        )
     return outputs
 
 

@@ -125,9 +125,10 @@ class FolderStore:
         with _translated(self.root):
             with path.open("rb") as file:
                 digest = Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
-            if path.stat().st_dev != self.root.stat().st_dev:
+            if path.is_symlink() or path.stat().st_dev != self.root.stat().st_dev:
                 temporary = self._temporary()
-                shutil.move(path, temporary)
+                shutil.copyfile(path, temporary)
+                path.unlink()
                 path = temporary
             return self.place(path, digest)
 
@@ -135,6 +136,7 @@ class FolderStore:
         """Have a user's file as a blob: a reflink, else a hard link, else a copy."""
         temporary = self._temporary()
         with _translated(self.root):
+            path = path.resolve()  # a hard link to a symbolic one would be one too
             before = path.stat()
             blob = Blob(digest, before.st_size)
             if self.has(blob):
