@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import corepress, tiny_arguments, write_recipe
+from diffusers import SD3Transformer2DModel
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,24 @@ def test_models(tmp_path: Path) -> None:
         )
 
 
-def test_what_cannot_be_converted_is_not_counted() -> None:
-    expected = corepress("inspect", *tiny_arguments("controlnet"), "--json").document
+def test_what_cannot_be_converted_is_not_counted(tmp_path: Path) -> None:
+    """A transformer of Stable Diffusion 3 is normalized and no more."""
+    SD3Transformer2DModel(
+        sample_size=32,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+        out_channels=16,
+        pos_embed_max_size=16,
+    ).save_pretrained(tmp_path / "sd3")
+    expected = corepress("inspect", tmp_path / "sd3", "--json").document
     assert expected["produces"]["run"] == {}
-    assert expected["needs"]["disk_bytes"] == sum(expected["produces"]["normalize"].values())
+    written = sum(expected["produces"]["normalize"].values())
+    assert expected["needs"]["disk_bytes"] == written
+    assert expected["needs"]["memory_bytes"] == 300_000_000
 
 
 def test_words_for_people() -> None:

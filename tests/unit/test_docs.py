@@ -122,7 +122,7 @@ def test_readme_describes_the_options_that_say_how_a_checkpoint_is_read() -> Non
         *({opt for p in subcommand(name).params for opt in p.opts} for name in READERS)
     ) - {"--json"}
     unmentioned = {option for option in shared if f"`{option}" not in README}
-    assert unmentioned == {"--max-shard-size"}, "which can only be `none` yet"
+    assert not unmentioned
 
 
 def test_doctor_names_the_locked_versions() -> None:

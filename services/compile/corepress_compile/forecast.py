@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from corepress.domain.checkpoint import Component
+from corepress.domain.recipe import DENOISERS
 
 _BASE_BYTES = 0.7e9
 """Of torch, coremltools and a graph: conversion holds no weights."""
@@ -43,7 +44,7 @@ def peak_memory_bytes(parameters: Mapping[str, Any], source: Component) -> int:
     """The largest resident set of the process that converts and checks a model."""
     model = parameters["component"]
     activations = 0.0
-    if model == "unet":
+    if model in DENOISERS:
         activations = _attention_bytes(parameters, source.config)
     elif model in _VAE_PARTS:
         width, height = parameters["size"]
@@ -63,7 +64,7 @@ def _parameters(parameters: Mapping[str, Any], source: Component) -> int:
 
 
 def _attention_bytes(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-    """Of the largest attention in a UNet: that of the first level that has any."""
+    """Of the largest attention in a network: that of the first level that has any."""
     width, height = parameters["size"]
     tokens = width * height // parameters["vae_scale_factor"] ** 2
     # diffusers calls the number of heads attention_head_dim

@@ -201,18 +201,16 @@ class FolderStore:
 
 
 class FolderBlobWriter:
-    """A blob being written; its sha256 is computed as bytes pass."""
+    """A blob being written, which is hashed where no digest is given to its commit."""
 
     def __init__(self, store: FolderStore, temporary: Path) -> None:
         self._store = store
         self._temporary = temporary
         with _translated(store.root):
             self._file = temporary.open("wb")
-        self._hasher = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
-        self._hasher.update(data)
         with _translated(self._store.root):
             self._file.write(data)
 
@@ -228,9 +226,9 @@ class FolderBlobWriter:
         """Make the file durable under ``digest``, by default its sha256."""
         with _translated(self._store.root):
             self._file.close()
-        return self._store.place(
-            self._temporary, digest or Digest("sha256:" + self._hasher.hexdigest())
-        )
+        if digest is None:
+            return self._store.add(self._temporary)
+        return self._store.place(self._temporary, digest)
 
     def close(self) -> None:
         """Close the file; what was not committed is discarded by the store."""
