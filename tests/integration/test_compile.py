@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -94,15 +95,25 @@ def test_success_that_wrote_nothing(body: str, xcrun: Path, package: Path, out: 
         compile_package(package, out)
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_time_limit_ends_all_that_the_compiler_started(
     xcrun: Path, package: Path, out: Path, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
     write(xcrun, f"sleep 600 & echo $$ $! > {shlex.quote(str(pids))}; wait")
-    with pytest.raises(CompilationFailed, match="took more than 1 s"):
-        compile_package(package, out, time_limit_s=1)
+    with pytest.raises(CompilationFailed, match="took more than 4 s"):
+        compile_package(package, out, time_limit_s=4)
+    deadline_s = time.monotonic() + 20
     for pid in map(int, pids.read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        while is_running(pid):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("xcrun")
