@@ -48,17 +48,12 @@ def bundle(folder: Path) -> dict[str, bytes]:
 def start(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            [*COMMAND, *arguments(recipe, folder)],
-            stdout=log,
-            stderr=log,
-            preexec_fn=listen_to_the_terminal,
-        )
-
-
-def listen_to_the_terminal() -> None:
-    """Background jobs ignore SIGINT and hand that on: these tests may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # a background job ignores SIGINT and hands that on; what is caught, the new process has anew
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen([*COMMAND, *arguments(recipe, folder)], stdout=log, stderr=log)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def wait_for_line(folder: Path, line: str) -> None:
