@@ -48,7 +48,7 @@ def bundle(folder: Path) -> dict[str, bytes]:
 def start(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
-        # a background job ignores SIGINT and hands that on; what is caught, the new process has anew
+        # a background job ignores SIGINT and hands that on; what is caught starts anew in a process
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return subprocess.Popen([*COMMAND, *arguments(recipe, folder)], stdout=log, stderr=log)
