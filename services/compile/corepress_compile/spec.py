@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from corepress.domain.recipe import Attention, ComponentName, Precision
+from corepress.domain.recipe import Attention, ComponentName, Compression, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class BuildSpec:
     batch: int = 1
     attention: Attention = "original"
     clip_skip: int | None = None
+    compression: Compression | None = None
 
     @staticmethod
     def from_parameters(parameters: Mapping[str, Any]) -> BuildSpec:
         """The spec in a convert task's parameters."""
         latent_size = None
         factor = int(parameters.get("vae_scale_factor", 8))
+        compression = parameters.get("compression")
         if "size" in parameters:
             width, height = parameters["size"]
             latent_size = (height // factor, width // factor)
@@ -46,4 +48,5 @@ class BuildSpec:
             batch=parameters.get("batch", 1),
             attention=parameters.get("attention", "original"),
             clip_skip=parameters.get("clip_skip"),
+            compression=Compression(**compression) if compression else None,
         )
