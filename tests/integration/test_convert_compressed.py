@@ -20,10 +20,11 @@ from coremltools.models.utils import load_spec
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.figures import Figures
 from corepress.domain.recipe import Compression
-from corepress.evaluate import Package, stored_weights
+from corepress.evaluate import Package, evaluate, evaluate_in_turn, stored_weights
+from corepress_compile.chunks import write_chunks
 from corepress_compile.export import Graph, convert_graph, save_package
 from corepress_compile.networks import load_network
-from corepress_compile.parity import measure
+from corepress_compile.parity import example_inputs, measure
 from corepress_compile.spec import BuildSpec
 
 LUT, AFFINE, SHIFT_SCALE = (
@@ -138,6 +139,22 @@ def test_coremltools_reads_the_same_weights(
         theirs = np.asarray(operation.materialized_val_inference(), np.float32)
         ours = stored[operation.outputs[0].name].numpy()
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-7)
+
+
+def test_chunks_of_what_is_compressed(tmp_path: Path) -> None:
+    whole = compressed("iOS18", Compression(palettize=3, group_size=8))
+    paths = [tmp_path / f"UnetChunk{number}.mlpackage" for number in (1, 2)]
+    write_chunks(whole, paths)
+    halves = [weight_bytes(path) / weight_bytes(whole) for path in paths]
+    assert max(halves) < 0.55
+    spec = spec_of("iOS18")
+    inputs = example_inputs(load_network(spec, UNET), spec)
+    expected = evaluate(Package.open(whole), inputs)["noise_pred"]
+    found = evaluate_in_turn([Package.open(path) for path in paths], inputs)["noise_pred"]
+    assert torch.equal(found, expected)
+    specification = load_spec(str(paths[1]))
+    weights = str(paths[1] / "Data/com.apple.CoreML/weights")
+    load(specification, specification.specificationVersion, weights)
 
 
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:

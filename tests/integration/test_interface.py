@@ -139,7 +139,7 @@ def test_model_that_apps_do_not_read(tmp_path: Path) -> None:
 
 def test_build_is_held_to_what_was_asked_for() -> None:
     unet = Package.open(published("Unet"))
-    spec = spec_of(unet, "sd15")
+    spec = spec_of([unet], "sd15")
     assert (spec.batch, spec.latent_size, spec.precision) == (2, (64, 64), "float16")
     for other, words in (
         (replace(spec, batch=1), "sample is [2, 4, 64, 64], not [1, 4, 64, 64]"),
@@ -153,7 +153,7 @@ def test_build_is_held_to_what_was_asked_for() -> None:
         assert words in caught.value.message
     decoder = Package.open(published("VAEDecoder"))
     with pytest.raises(VerificationFailed, match="512"):
-        check_interface(decoder, replace(spec_of(decoder, "sd15"), vae_scale_factor=8))
+        check_interface(decoder, replace(spec_of([decoder], "sd15"), vae_scale_factor=8))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_build_is_held_to_what_was_asked_for() -> None:
 )
 def test_size_conditioning_of_sdxl(family: str, numbers: int, fits: bool) -> None:
     unet = Package.open(published("Unet"))
-    spec = replace(spec_of(unet, "sd15"), family=family)
+    spec = replace(spec_of([unet], "sd15"), family=family)
     # the program is still that of an SD1.5 UNet, so that its inputs are looked for elsewhere
     program = replace(unet.program, inputs=(), operations=())
     conditions = (

@@ -160,7 +160,11 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
         ("family", "prediction_type", "vae_scale_factor", "scaling_factor", "licence", "decisions")
     )
     normalized |= {"source": {"uri": "x", "sha256": ""}, "components": {}, "composition": {}}
-    facts = {name: components[name] | {"toolchain": hosts[name]} for name in hosts}
+    facts = {
+        name: components[name]
+        | {"toolchain": hosts[name], "interfaces": {"package": components[name]}}
+        for name in hosts
+    }
     parameters = {
         "name": "two-hosts",
         "clip_skip": None,

@@ -95,6 +95,23 @@ def test_with_a_compiler_models_are_published_compiled() -> None:
     assert published == {(node.id, "compiled") for node in of_stage(nodes, "compile")}
 
 
+def test_chunks_are_compiled_and_published_one_by_one() -> None:
+    recipe = replace(A, chunks=2)
+    nodes = plan(recipe, compile="required")
+    (unet,) = (n for n in of_stage(nodes, "convert") if n.parameters["component"] == "unet")
+    assert unet.parameters["chunks"] == 2
+    compiled = {n.id: n.inputs["package"] for n in of_stage(nodes, "compile")}
+    assert len(compiled) == len(MODELS) + 1
+    inputs = nodes["publish-a"].inputs
+    for chunk in ("chunk1", "chunk2"):
+        assert compiled[inputs[f"model/unet_{chunk}"][0]] == (unet.id, chunk)
+        assert plan(recipe)["publish-a"].inputs[f"model/unet_{chunk}"] == (unet.id, chunk)
+    assert "model/unet" not in inputs
+    assert nodes["publish-a"].facts["unet"] == unet.id
+    others = [n for n in of_stage(nodes, "convert") if n is not unet]
+    assert all("chunks" not in node.parameters for node in others)
+
+
 def test_the_opening() -> None:
     request = JobRequest("model.safetensors", (A,), "model", CheckpointOptions(precision="fp16"))
     fetch, normalize = opening_nodes(request, {"source": SOURCE})
@@ -137,6 +154,7 @@ def test_names_and_thresholds_convert_nothing_again(
         (replace(A, precision={"default": "float16", "vae_encoder": "float32"}), {"vae_encoder"}),
         (replace(A, deployment_target="iOS18"), {*MODELS}),
         (replace(A, compression={"unet": Compression(palettize=6)}), {"unet"}),
+        (replace(A, chunks=2), {"unet"}),
         (replace(A, compression={"controlnet": Compression(palettize=6)}), set()),
     ],
 )

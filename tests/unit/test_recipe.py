@@ -165,7 +165,6 @@ def test_a_recipe_that_refers_to_itself() -> None:
     ("text", "what"),
     [
         ("compression: {unet: {mixed: bits.yaml}}", "mixed"),
-        ("chunks: 2", "chunks: 2"),
         ("components: [unet, safety_checker]", "components: safety_checker"),
     ],
 )

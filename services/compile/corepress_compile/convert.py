@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corepress.domain.artifact import Artifact
-from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.bundle import CHUNK_NUMBERS, MODEL_NAMES
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress.runtime.actions import installed_version
 
@@ -17,8 +17,9 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     """Convert a component and measure the result against torch.
 
     Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`. Inputs: ``component``, a
-    folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``; facts
-    ``psnr_db`` per output, ``inputs``, ``outputs``, ``precision``, ``toolchain``.
+    folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``, or ``chunk1`` and
+    ``chunk2``; facts ``psnr_db`` per output, ``interfaces`` (``inputs`` and ``outputs`` of each
+    package), ``precision``, ``toolchain``.
 
     Raises:
         PermanentError: the component cannot be converted.
@@ -27,36 +28,49 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     """
     # torch and coremltools take seconds to import: only the process that converts pays for them
     from corepress.evaluate import Package  # noqa: PLC0415
+    from corepress_compile.chunks import write_chunks  # noqa: PLC0415
     from corepress_compile.export import export_package  # noqa: PLC0415
-    from corepress_compile.interface import check_interface  # noqa: PLC0415
+    from corepress_compile.interface import check_packages  # noqa: PLC0415
     from corepress_compile.networks import load_network  # noqa: PLC0415
     from corepress_compile.parity import measure  # noqa: PLC0415
     from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
     spec = BuildSpec.from_parameters(task.parameters)
     folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
-    name = f"{MODEL_NAMES[spec.component]}.mlpackage"
-    package = workspace.scratch / name
+    whole = workspace.scratch / f"{MODEL_NAMES[spec.component]}.mlpackage"
     export_package(
         spec,
         load_network(spec, folder),
-        package,
+        whole,
         _description(spec.component),
         workspace.progress,
     )
-    opened = Package.open(package)
-    check_interface(opened, spec)
+    paths = {"package": whole}
+    if spec.chunks > 1:
+        paths = {f"chunk{n}": whole.with_stem(f"{whole.stem}Chunk{n}") for n in CHUNK_NUMBERS}
+        write_chunks(whole, list(paths.values()))
+    packages = {name: Package.open(path) for name, path in paths.items()}
+    check_packages(list(packages.values()), spec)
     figures = measure(
-        spec, folder, package, lambda done: workspace.progress("check", done, 1, "part")
+        spec,
+        folder,
+        list(paths.values()),
+        lambda done: workspace.progress("check", done, 1, "part"),
     )
     facts: dict[str, Any] = {
         "precision": spec.precision,
         "psnr_db": figures,
-        "inputs": [feature.document() for feature in opened.inputs],
-        "outputs": [feature.document() for feature in opened.outputs],
+        "interfaces": {
+            name: {
+                "inputs": [feature.document() for feature in package.inputs],
+                "outputs": [feature.document() for feature in package.outputs],
+            }
+            for name, package in packages.items()
+        },
         "toolchain": {name: installed_version(name) for name in TOOLCHAIN},
     }
-    return Outputs({"package": keep_tree(package, name, workspace)}, facts)
+    artifacts = {name: keep_tree(path, path.name, workspace) for name, path in paths.items()}
+    return Outputs(artifacts, facts)
 
 
 def materialize(artifact: Artifact, workspace: Workspace, folder: Path) -> Path:
@@ -80,4 +94,4 @@ def _description(component: str) -> str:
     return f"Stable Diffusion {component.replace('_', ' ')}"
 
 
-STAGE = Stage("convert", revision=3, run=run, toolchain=TOOLCHAIN)
+STAGE = Stage("convert", revision=4, run=run, toolchain=TOOLCHAIN)

@@ -7,10 +7,10 @@ which reads some inputs and outputs by name and some by position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from corepress.domain.bundle import MODEL_NAMES, model_of
+from corepress.domain.bundle import CHUNK_NUMBERS, MODEL_NAMES, model_of, whole_of
 from corepress.domain.errors import VerificationFailed
 from corepress.evaluate import Feature, Package
 from corepress_compile.spec import BuildSpec
@@ -119,21 +119,69 @@ def check_interface(package: Package, spec: BuildSpec | None = None) -> Dimensio
     return dimensions
 
 
-def spec_of(package: Package, family: str, clip_skip: int | None = None) -> BuildSpec:
+def check_packages(packages: Sequence[Package], spec: BuildSpec | None = None) -> Dimensions:
+    """Hold a model to its interface, which is one package or two chunks.
+
+    Raises:
+        VerificationFailed: says all that differs.
+    """
+    if len(packages) == len(CHUNK_NUMBERS):
+        return _check_chunks(packages[0], packages[1], spec)
+    return check_interface(packages[0], spec)
+
+
+def _check_chunks(first: Package, second: Package, spec: BuildSpec | None) -> Dimensions:
+    """Hold two chunks to the interface of the model that they make together.
+
+    The first takes what the model takes, the second gives what it gives. The second takes inputs of
+    the model and all that the first gives, which is float32.
+
+    Raises:
+        VerificationFailed: says all that differs.
+    """
+    path = first.path.with_name(whole_of(first.path.stem) + first.path.suffix)
+    dimensions = check_interface(replace(second, path=path, inputs=first.inputs), spec)
+    given = {feature.name: feature for feature in (*first.inputs, *first.outputs)}
+    crossing = {feature.name for feature in first.outputs}
+    problems = [
+        f"the first chunk gives {feature.name} in {feature.dtype}, not float32"
+        for feature in first.outputs
+        if feature.dtype != "float32"
+    ]
+    problems += [
+        f"the second chunk takes {feature.name}, {feature.dtype} {list(feature.shape)}, which is "
+        "no input of the model and not given by the first"
+        for feature in second.inputs
+        if given.get(feature.name) != feature
+    ]
+    if unused := sorted(crossing - {feature.name for feature in second.inputs}):
+        problems.append(f"the second chunk takes no {', '.join(unused)}")
+    problems += [*_contradictions(first), *_contradictions(second)]
+    if problems:
+        raise VerificationFailed(
+            f"{first.path.stem} and {second.path.stem} do not fit each other: "
+            f"{'; '.join(problems)}",
+            path=second.path.name,
+        )
+    return dimensions
+
+
+def spec_of(packages: Sequence[Package], family: str, clip_skip: int | None = None) -> BuildSpec:
     """What a lone package was built as, going by its own inputs and outputs.
 
     Args:
-        package: its file name tells the component.
+        packages: the package, or two chunks; its file name tells the component.
         family: of the checkpoint that it is said to be made of.
         clip_skip: see `BuildSpec`.
 
     Raises:
         VerificationFailed: it has not the interface of such a model.
     """
-    dimensions = check_interface(package)
+    dimensions = check_packages(packages)
+    package = packages[0]
     sized = "height" in dimensions
     spec = BuildSpec(
-        component=_COMPONENTS[model_of(package.path)],
+        component=_COMPONENTS[whole_of(model_of(package.path))],
         family=family,
         precision=package.precision,
         deployment_target=package.deployment_target,
@@ -142,7 +190,7 @@ def spec_of(package: Package, family: str, clip_skip: int | None = None) -> Buil
         batch=dimensions.get("batch", 1),
         clip_skip=clip_skip,
     )
-    check_interface(package, spec)
+    check_packages(packages, spec)
     return spec
 
 

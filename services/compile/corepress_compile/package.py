@@ -62,9 +62,8 @@ def write_package(
         compressions: of the empty constants that are compressed, by the constant's name.
         progress: takes the bytes of weights that were taken, and of all of them.
     """
-    folder = path / "Data" / _WEIGHTS
-    folder.mkdir(parents=True)
-    weight_file = folder / "weight.bin"
+    weight_file = weight_file_of(path)
+    weight_file.parent.mkdir(parents=True)
     if other_weights.exists():
         shutil.copyfile(other_weights, weight_file)
     writer = BlobWriter(str(weight_file), truncate_file=not other_weights.exists())
@@ -84,6 +83,21 @@ def write_package(
         progress(done, total)
     del writer  # which writes the file's header
     model.description.metadata.userDefined.pop(_DATE, None)
+    write_model(path, model)
+
+
+def weight_file_of(path: Path) -> Path:
+    """The weight file of a package."""
+    return path / "Data" / _WEIGHTS / "weight.bin"
+
+
+def read_model(path: Path) -> Model_pb2.Model:
+    """The model of a package that was written here."""
+    return Model_pb2.Model.FromString((path / "Data" / _MODEL).read_bytes())
+
+
+def write_model(path: Path, model: Model_pb2.Model) -> None:
+    """Write all of a package but its weight file, which must be there."""
     (path / "Data" / _MODEL).write_bytes(model.SerializeToString(deterministic=True))
     (path / "Manifest.json").write_text(json.dumps(_manifest(), indent=4) + "\n")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from corepress.domain.errors import VerificationFailed
 from corepress.domain.figures import Figures
-from corepress.evaluate import Arithmetic, Feature, Package, evaluate, psnr_db
+from corepress.evaluate import Arithmetic, Feature, Package, evaluate_in_turn, psnr_db
 from corepress_compile.network import Input, Network
 from corepress_compile.networks import load_network
 from corepress_compile.reference import forward
@@ -34,7 +34,7 @@ _SEED = 20240521
 def measure(
     spec: BuildSpec,
     folder: Path,
-    package: Path,
+    package: Path | Sequence[Path],
     progress: Callable[[float], None],
     *,
     native: bool = False,
@@ -47,24 +47,25 @@ def measure(
     Args:
         spec: what was built.
         folder: the normalized component.
-        package: the ``.mlpackage``.
+        package: the ``.mlpackage``, or those of its chunks.
         progress: takes the fraction done, 0 to 1.
         native: whether to take the native figure too, which evaluates the package once more.
 
     Raises:
         VerificationFailed: inputs or outputs have other shapes than the checkpoint's.
     """
-    opened = Package.open(package)
+    paths = [package] if isinstance(package, Path) else package
+    packages = [Package.open(path) for path in paths]
     network = load_network(spec, folder)
     inputs = example_inputs(network, spec)
-    _hold_to_shapes(opened.path, opened.inputs, inputs)
-    weights = AsStored(network.weights, [opened], spec.precision)
+    _hold_to_shapes(packages[0].path, packages[0].inputs, inputs)
+    weights = AsStored(network.weights, packages, spec.precision)
     exact = not weights.compressed and (
         spec.precision == "float32" or network.weights.fit_float16()
     )
     progress(0)
     stored = forward(network, weights, inputs)
-    _hold_to_shapes(opened.path, opened.outputs, stored)
+    _hold_to_shapes(packages[-1].path, packages[-1].outputs, stored)
     progress(0.25)
     original = stored if exact else forward(network, network.weights, inputs)
     progress(0.5)
@@ -79,7 +80,7 @@ def measure(
         def report(done: int, total: int, turn: int = turn) -> None:
             progress(0.5 + 0.5 * (turn + done / total) / len(runs))
 
-        for name, value in evaluate(opened, inputs, arithmetic, report).items():
+        for name, value in evaluate_in_turn(packages, inputs, arithmetic, report).items():
             for figure, reference in references.items():
                 figures[name][figure] = _rounded(psnr_db(reference[name], value))
     return figures

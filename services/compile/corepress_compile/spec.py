@@ -28,6 +28,7 @@ class BuildSpec:
     attention: Attention = "original"
     clip_skip: int | None = None
     compression: Compression | None = None
+    chunks: int = 1
 
     @staticmethod
     def from_parameters(parameters: Mapping[str, Any]) -> BuildSpec:
@@ -49,4 +50,5 @@ class BuildSpec:
             attention=parameters.get("attention", "original"),
             clip_skip=parameters.get("clip_skip"),
             compression=Compression(**compression) if compression else None,
+            chunks=parameters.get("chunks", 1),
         )

@@ -66,6 +66,8 @@ def _row(name: str, component: Mapping[str, Any]) -> str:
 
 def _least(figures: Figures, figure: str) -> str:
     known = [db for each in figures.values() if (db := each[figure]) is not None]
+    if not figures:
+        return "with the next"
     return f"{min(known)}" if known else "exact"
 
 

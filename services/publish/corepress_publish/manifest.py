@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from corepress.domain.artifact import Artifact
-from corepress.domain.bundle import RESOURCES, SCHEMA
+from corepress.domain.bundle import RESOURCES, SCHEMA, whole_of
 from corepress.domain.composition import VAE, lora_role
 
 
@@ -21,7 +21,7 @@ def bundle_manifest(
 
     Args:
         parameters: of the publish task.
-        models: the package or compiled model of each component.
+        models: the package or compiled model of each component, chunks by names of their own.
     """
     normalized = parameters["facts"]["normalize"]
     return {
@@ -41,10 +41,10 @@ def bundle_manifest(
         "composition": _composition(normalized["composition"], parameters["further_sources"]),
         "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
         "components": {
-            component: _model(artifact, parameters["facts"][component])
-            for component, artifact in models.items()
+            name: _model(name, artifact, parameters["facts"][whole_of(name)])
+            for name, artifact in models.items()
         },
-        "toolchain": _toolchain(parameters["facts"][component] for component in models),
+        "toolchain": _toolchain(parameters["facts"][whole_of(name)] for name in models),
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
@@ -82,16 +82,20 @@ def tree_sha256(artifact: Artifact) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _model(artifact: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _model(name: str, artifact: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's entry; the figures of chunks stand with the second, which gives the outputs."""
+    label = name.removeprefix(whole_of(name)).removeprefix("_") or "package"
+    interface = facts["interfaces"][label]
+    outputs = {feature["name"] for feature in interface["outputs"]}
     return {
         "path": f"{RESOURCES}/{_root(artifact)}",
         "sha256": tree_sha256(artifact),
         "bytes": artifact.size_bytes,
         "precision": facts["precision"],
-        "psnr_db": facts["psnr_db"],
+        "psnr_db": {name: db for name, db in facts["psnr_db"].items() if name in outputs},
         "stamped_from": None,
-        "inputs": facts["inputs"],
-        "outputs": facts["outputs"],
+        "inputs": interface["inputs"],
+        "outputs": interface["outputs"],
     }
 
 

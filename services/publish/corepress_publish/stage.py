@@ -32,8 +32,8 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
     role), and under ``facts`` those of normalize and of each model's convert stage;
     ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
-    ``model/<component>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``.
-    Outputs: ``bundle``; facts: the manifest.
+    ``model/<component>``, one package or compiled model each, chunks by names of their own;
+    ``tokenizer``, ``tokenizer_2``. Outputs: ``bundle``; facts: the manifest.
 
     Raises:
         VerificationFailed: a model has a lower figure.
@@ -110,4 +110,4 @@ def _keep_json(document: Mapping[str, Any], workspace: Workspace) -> Blob:
     return workspace.keep_bytes(text.encode() + b"\n")
 
 
-STAGE = Stage("publish", revision=2, run=run, toolchain=("corepress",))
+STAGE = Stage("publish", revision=3, run=run, toolchain=("corepress",))

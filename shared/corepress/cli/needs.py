@@ -93,8 +93,9 @@ def forecast(
         for node in nodes
         if node.stage == "convert"
     }
+    chunks = {node.id: node.parameters.get("chunks", 1) for node in nodes}
     compiled = {
-        node.id: packages[needed]
+        node.id: packages[needed] // chunks[needed]
         for node in nodes
         if node.stage == "compile"
         for needed in node.needs
@@ -115,7 +116,7 @@ def forecast(
             published.get(step, 0)
             for node in nodes
             if node.stage == "publish"
-            for step, _ in node.inputs.values()
+            for step in {step for step, _ in node.inputs.values()}
         ),
         peak_memory_bytes=max(
             [

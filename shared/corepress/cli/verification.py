@@ -6,7 +6,7 @@ Imports torch and coremltools.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.bundle import MODEL_NAMES, model_of
+from corepress.domain.bundle import CHUNK_NUMBERS, component_of, model_of, whole_of
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
 from corepress.domain.job import CheckpointOptions
@@ -26,7 +26,7 @@ from corepress.domain.recipe import (
     SOURCE_COMPONENT,
 )
 from corepress.evaluate import Package
-from corepress_compile.interface import check_interface, spec_of
+from corepress_compile.interface import check_packages, spec_of
 from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
 from corepress_normalize.documents import MANIFEST
@@ -126,25 +126,37 @@ def _source(folder: Path) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was checked without a checkpoint, and what can be evaluated against one."""
+    """What was checked without a checkpoint, and what can be evaluated against one.
+
+    ``packages`` has each model, or its two chunks, by their names in the report.
+    """
 
     report: Report
-    packages: Mapping[str, Package]
+    packages: Sequence[Mapping[str, Package]]
     manifest: Manifest | None
 
 
 def check_package(path: Path) -> Checked:
-    """Check a lone ``.mlpackage``.
+    """Check a lone ``.mlpackage``; a chunk is checked together with the one beside it.
 
     Raises:
         VerificationFailed: its interface is not one that apps read.
         PermanentError: see `Package.open`.
     """
-    package = Package.open(path)
-    check_interface(package)
-    model = _model_report(package, path.name, DEFAULT_MIN_PSNR_DB[package.precision])
-    report = Report(str(path), None, None, ["interface"], None, {path.stem: model})
-    return Checked(report, {path.stem: package}, None)
+    packages = {each.stem: Package.open(each) for each in _with_chunks(path)}
+    check_packages(list(packages.values()))
+    models = {
+        name: _model_report(package, package.path.name, DEFAULT_MIN_PSNR_DB[package.precision])
+        for name, package in packages.items()
+    }
+    return Checked(Report(str(path), None, None, ["interface"], None, models), [packages], None)
+
+
+def _with_chunks(path: Path) -> list[Path]:
+    whole = whole_of(path.stem)
+    if whole == path.stem:
+        return [path]
+    return [path.with_stem(f"{whole}Chunk{number}") for number in CHUNK_NUMBERS]
 
 
 def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
@@ -163,12 +175,12 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
     report = Report(
         str(bundle), None, manifest.family, ["checksums"], missing_from(bundle, manifest), {}
     )
-    packages: dict[str, Package] = {}
+    models: dict[str, dict[str, Package]] = {}
     for component, model in manifest.components.items():
         least_db = manifest.recipe.threshold_db(model.precision)
         if model.path.endswith(".mlpackage"):
-            package = packages[component] = Package.open(bundle / model.path)
-            check_interface(package, _published_spec(manifest, component))
+            package = Package.open(bundle / model.path)
+            models.setdefault(whole_of(component), {})[component] = package
             entry = _model_report(package, model.path, least_db)
             _hold_to_manifest(component, model, entry)
         else:
@@ -177,9 +189,11 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
             )
         entry.checked.insert(0, "checksums")
         report.models[component] = entry
-    if packages:
+    for packages in models.values():
+        check_packages(list(packages.values()), _published_spec(manifest, next(iter(packages))))
+    if models:
         report.checked.append("interface")
-    return Checked(report, packages, manifest)
+    return Checked(report, list(models.values()), manifest)
 
 
 def evaluate_against(
@@ -213,29 +227,32 @@ def evaluate_against(
         )
     report.family = source.family
     report.checked.append("figures")
-    for name, package in checked.packages.items():
+    for packages in checked.packages:
+        *_, (name, package) = packages.items()
         if manifest:
             spec = _published_spec(manifest, name)
         else:
-            spec = spec_of(package, source.family, clip_skip)
+            spec = spec_of(list(packages.values()), source.family, clip_skip)
         component = SOURCE_COMPONENT[spec.component]
         if component not in source.digests:
             raise InvalidRequest(
                 f"the checkpoint has no {component} to compare {package.path.name} with",
                 hint=f"it has: {', '.join(source.digests)}",
             )
-        display.say(f"evaluating {name} ...")
-        model = report.models[name]
+        display.say(f"evaluating {whole_of(name)} ...")
+        model = report.models[name]  # of the second chunk, which gives the outputs
         model.psnr_db = measure(
             spec,
             source.folder / component,
-            package.path,
+            [each.path for each in packages.values()],
             partial(_show_progress, display, name),
             native=native,
         )
-        model.checked.append("figures")
-        if manifest:
-            model.same_weights = source.digests[component] == manifest.normalized.get(component)
+        for each in packages:
+            report.models[each].checked.append("figures")
+            if manifest:
+                same = source.digests[component] == manifest.normalized.get(component)
+                report.models[each].same_weights = same
 
 
 def _show_progress(display: ProgressDisplay, name: str, done: float) -> None:
@@ -253,11 +270,12 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
     )
 
 
-def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
+def _published_spec(manifest: Manifest, name: str) -> BuildSpec:
+    component: Any = whole_of(name)
     parameters: dict[str, Any] = {
         "component": component,
         "family": manifest.family,
-        "precision": manifest.components[component].precision,
+        "precision": manifest.components[name].precision,
         "deployment_target": manifest.recipe.deployment_target,
         "batch": manifest.recipe.batch if component in DENOISERS else 1,
         "clip_skip": manifest.clip_skip,
@@ -270,7 +288,7 @@ def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
 
 def _hold_to_manifest(component: str, model: PublishedModel, found: ModelReport) -> None:
     kind = model_of(PurePosixPath(model.path))
-    named = next((name for name, stated in MODEL_NAMES.items() if stated == kind), None)
+    named = component_of(kind)
     stated = (component, model.precision, model.inputs, model.outputs)
     if stated != (named, found.precision, found.inputs, found.outputs):
         raise VerificationFailed(

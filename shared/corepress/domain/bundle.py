@@ -33,9 +33,34 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
 """The file name of each component's model, as Apple's Swift package looks for it; a ControlNet is
 called by its own name, see `controlnet_name`."""
 
+CHUNK_NUMBERS = (1, 2)
+
+_CHUNK = re.compile(r"(.+?)_?[cC]hunk([12])")
 _ON_HUB = re.compile(r"hf://([^/@]+/[^/@]+)")
 _SD = frozenset({"TextEncoder", "Unet", "VAEDecoder"})
 _SDXL = _SD | {"TextEncoder2"}
+
+
+def chunk_of(component: str, number: int) -> str:
+    """What one of two chunks of a component is called among a bundle's components."""
+    return f"{component}_chunk{number}"
+
+
+def whole_of(name: str) -> str:
+    """The component that a chunk is of, or the model; any other name is that of a whole."""
+    found = _CHUNK.fullmatch(name)
+    return found[1] if found else name
+
+
+def component_of(model: str) -> str | None:
+    """The component of a bundle that a model is called after, chunks included; None: there is none.
+
+    Args:
+        model: see `model_of`.
+    """
+    whole = whole_of(model)
+    component = next((name for name, stated in MODEL_NAMES.items() if stated == whole), None)
+    return component and component + model.removeprefix(whole).replace("Chunk", "_chunk")
 
 
 def model_of(path: PurePath) -> str:
@@ -65,6 +90,8 @@ def missing_resources(family: str, names: Set[str]) -> list[str]:
         family: of the checkpoint; a refiner has no first text encoder.
         names: of what is in `RESOURCES`; models' without their ending.
     """
+    if names >= {"UnetChunk1", "UnetChunk2"}:
+        names = names | {"Unet"}
     needed = _SDXL if family.removeprefix("controlnet-").startswith("sdxl") else _SD
     if family == "sdxl-refiner":
         needed -= {"TextEncoder"}

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
+from corepress.domain.bundle import CHUNK_NUMBERS, chunk_of
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import (
     BY_REQUEST,
+    CHUNKED,
     COMPONENTS,
     DENOISERS,
     SIZED,
@@ -124,8 +126,7 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
                 node = _convert_node(recipe, component, size, normalized, request)
                 nodes[node.id] = converts[component] = node
                 if request.compile == "required":
-                    compiled = _compile_node(node)
-                    nodes[compiled.id] = compiled
+                    nodes |= {each.id: each for each in _compile_nodes(node)}
             publish = _publish_node(request, recipe, build, size, converts)
             if publish.id in nodes:
                 raise UnsupportedRecipe(
@@ -210,6 +211,8 @@ def _convert_node(
         parameters["clip_skip"] = request.options.clip_skip
     if component in recipe.compression:
         parameters["compression"] = recipe.compression[component].document()
+    if component in CHUNKED and recipe.chunks > 1:
+        parameters["chunks"] = recipe.chunks
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
     return Node(
         id=f"convert-{name}-{short}",
@@ -219,17 +222,29 @@ def _convert_node(
     )
 
 
-def _compile_node(convert: Node) -> Node:
-    return Node(
-        id=_compiled_id(convert.id),
-        stage="compile",
-        parameters={"deployment_target": convert.parameters["deployment_target"]},
-        inputs={"package": (convert.id, "package")},
-    )
+def _compile_nodes(convert: Node) -> list[Node]:
+    return [
+        Node(
+            id=_compiled_id(convert, package),
+            stage="compile",
+            parameters={"deployment_target": convert.parameters["deployment_target"]},
+            inputs={"package": (convert.id, package)},
+        )
+        for package in _packages(convert).values()
+    ]
 
 
-def _compiled_id(convert: str) -> str:
-    return convert.replace("convert-", "compile-", 1)
+def _compiled_id(convert: Node, package: str) -> str:
+    chunk = "" if package == "package" else f"-{package}"
+    return convert.id.replace("convert-", "compile-", 1) + chunk
+
+
+def _packages(convert: Node) -> dict[str, str]:
+    """The packages that a convert step makes: its artifacts, by their names in a bundle."""
+    component = convert.parameters["component"]
+    if convert.parameters.get("chunks", 1) == 1:
+        return {component: "package"}
+    return {chunk_of(component, number): f"chunk{number}" for number in CHUNK_NUMBERS}
 
 
 def _publish_node(
@@ -241,10 +256,11 @@ def _publish_node(
 ) -> Node:
     compiled = request.compile == "required"
     models = {
-        f"model/{component}": (
-            (_compiled_id(node.id), "compiled") if compiled else (node.id, "package")
+        f"model/{name}": (
+            (_compiled_id(node, package), "compiled") if compiled else (node.id, package)
         )
-        for component, node in converts.items()
+        for node in converts.values()
+        for name, package in _packages(node).items()
     }
     tokenizers = {name: ("normalize", name) for name in ("tokenizer", "tokenizer_2")}
     return Node(

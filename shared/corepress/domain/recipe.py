@@ -42,6 +42,9 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
 DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
 """The models with transformers, which take a batch of noisy latents."""
 
+CHUNKED: frozenset[ComponentName] = frozenset({"unet", "controlled_unet"})
+"""The models that are cut in two where a recipe says so: apps look for chunks of no other."""
+
 BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
 """What a recipe has to name: `default` means all the others that the checkpoint has."""
 
@@ -197,7 +200,6 @@ class Recipe:
         """
         unbuilt: dict[str, bool] = {
             "mixed": any(compression.mixed for compression in self.compression.values()),
-            f"chunks: {self.chunks}": self.chunks != 1,
         }
         if self.components != "default":
             unbuilt |= {f"components: {c}": c not in SOURCE_COMPONENT for c in self.components}

@@ -10,7 +10,15 @@ Open a package, evaluate it, compare::
 from corepress.evaluate.compare import psnr_db
 from corepress.evaluate.constants import stored_weights
 from corepress.evaluate.element_types import Arithmetic
-from corepress.evaluate.evaluator import evaluate
+from corepress.evaluate.evaluator import evaluate, evaluate_in_turn
 from corepress.evaluate.package import Feature, Package
 
-__all__ = ["Arithmetic", "Feature", "Package", "evaluate", "psnr_db", "stored_weights"]
+__all__ = [
+    "Arithmetic",
+    "Feature",
+    "Package",
+    "evaluate",
+    "evaluate_in_turn",
+    "psnr_db",
+    "stored_weights",
+]

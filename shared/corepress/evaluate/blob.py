@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from corepress.domain.errors import CorruptBundle
 
-_RECORD_BYTES = 64
+RECORD_BYTES = 64
 _RECORD = struct.Struct("<IIQQ")  # sentinel, type, size of the data, offset of the data
 _SENTINEL = 0xDEADBEEF
 
@@ -48,11 +48,11 @@ def find_blob(path: Path, record_offset: int) -> Blob:
     try:
         with path.open("rb") as file:
             file.seek(record_offset)
-            record = file.read(_RECORD_BYTES)
+            record = file.read(RECORD_BYTES)
             file_bytes = file.seek(0, 2)
     except OSError as error:
         raise CorruptBundle(f"cannot read the weight file: {error}", path=str(path)) from error
-    if len(record) < _RECORD_BYTES:
+    if len(record) < RECORD_BYTES:
         raise CorruptBundle(
             f"the weight file ends at byte {file_bytes}, before the record at {record_offset}",
             hint="the package is truncated: copy or convert it again",

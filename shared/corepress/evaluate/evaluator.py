@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,34 @@ def evaluate(
         if progress is not None:
             progress(done, len(operations))
     return {feature.name: evaluation.output(feature.name) for feature in package.outputs}
+
+
+def evaluate_in_turn(
+    packages: Sequence[Package],
+    inputs: Mapping[str, Tensor | NDArray[Any]],
+    arithmetic: Arithmetic = "float32",
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Evaluate the chunks of a model, each on the inputs and on what those before it gave.
+
+    Returns the outputs of the last one. For all else see `evaluate`.
+    """
+    operations = [
+        sum(not operation.is_constant for operation in package.program.operations)
+        for package in packages
+    ]
+    known: dict[str, Tensor | NDArray[Any]] = dict(inputs)
+    outputs: dict[str, Tensor] = {}
+    for index, package in enumerate(packages):
+
+        def report(done: int, _: int, before: int = sum(operations[:index])) -> None:
+            if progress is not None:
+                progress(before + done, sum(operations))
+
+        taken = {feature.name: known[feature.name] for feature in package.inputs}
+        outputs = evaluate(package, taken, arithmetic, report)
+        known |= outputs
+    return outputs
 
 
 class _Evaluation:
