@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
-from io import FileIO
 from pathlib import Path
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
+from corepress.runtime.direct_file import DirectFile
 from corepress.runtime.lanes import Lane
 from corepress_normalize.engine import PIECE_BYTES
 
@@ -47,7 +47,7 @@ class FolderSink:
         """A file written as a stream."""
         self._writers += 1
         path = self._scratch / str(self._writers)
-        with path.open("wb", buffering=0) as file, Lane("hash file") as lane:
+        with closing(DirectFile(path)) as file, Lane("hash file") as lane:
             writer = _Writer(path, file, lane)
             yield writer
         if writer.digest is None:
@@ -79,7 +79,7 @@ class FolderSink:
 class _Writer:
     """A `corepress.domain.stage.BlobWriter` of one file, which is hashed in a lane of its own."""
 
-    def __init__(self, path: Path, file: FileIO, lane: Lane) -> None:
+    def __init__(self, path: Path, file: DirectFile, lane: Lane) -> None:
         self.path = path
         self.digest: Digest | None = None
         self._file = file
@@ -96,9 +96,7 @@ class _Writer:
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, which must not change afterwards."""
         self._lane.submit(partial(self._hasher.update, data))
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        self._file.write(data)
         self._size_bytes += len(data)
 
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
