@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from corepress.domain.artifact import tensors_digest
 from corepress.domain.checkpoint import Component, Identification
 from corepress_normalize.engine import Weights
 
@@ -20,13 +19,12 @@ _NETWORKS = (*_UNETS, "transformer")
 
 
 def component_facts(component: Component, weights: Weights, family: str) -> dict[str, Any]:
-    """What a component's weights are: digest, size, type."""
+    """What a component's weights are: size and type."""
     elements: Counter[str] = Counter()
     for tensor in weights.tensors:
-        elements[tensor.dtype] += prod(tensor.shape)
+        elements[tensor.dtype] += prod(tensor.plan.shape)
     dtype = elements.most_common(1)[0][0]
     return {
-        "digest": tensors_digest(weights.tensors),
         "dtype": dtype,
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,

@@ -20,13 +20,9 @@ Progress = Callable[[str, float, float, str], None]
 
 
 class FolderSink:
-    """A `corepress_normalize.engine.Sink` in a folder.
-
-    ``sha256s`` are the hexadecimal ones of all files, by digest: they are computed as bytes pass.
-    """
+    """A `corepress_normalize.engine.Sink` in a folder, whose files are hashed as bytes pass."""
 
     def __init__(self, scratch: Path, report: Progress) -> None:
-        self.sha256s: dict[Digest, str] = {}
         self._scratch = scratch
         self._report = report
         self._paths: dict[Digest, Path] = {}
@@ -36,6 +32,11 @@ class FolderSink:
     def has(self, blob: Blob) -> bool:
         """Whether this file is there already."""
         return blob.digest in self._paths
+
+    @property
+    def identifies_weights(self) -> bool:
+        """No: one sum of all bytes less."""
+        return False
 
     @property
     def copies_ranges(self) -> bool:
@@ -54,7 +55,6 @@ class FolderSink:
             writer.path.unlink()
         else:
             self._paths[writer.digest] = writer.path
-            self.sha256s[writer.digest] = writer.sha256
 
     def keep_bytes(self, data: bytes) -> Blob:
         """A small file."""
@@ -87,12 +87,6 @@ class _Writer:
         self._hasher = hashlib.sha256()
         self._size_bytes = 0
 
-    @property
-    def sha256(self) -> str:
-        """Of what was written."""
-        self._lane.wait()
-        return self._hasher.hexdigest()
-
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, which must not change afterwards."""
         self._lane.submit(partial(self._hasher.update, data))
@@ -107,5 +101,6 @@ class _Writer:
 
     def commit(self, digest: Digest | None = None) -> Blob:
         """Finish the file under a digest, by default its sha256."""
-        self.digest = digest or Digest("sha256:" + self.sha256)
+        self._lane.wait()
+        self.digest = digest or Digest("sha256:" + self._hasher.hexdigest())
         return Blob(self.digest, self._size_bytes)

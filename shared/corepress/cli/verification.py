@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
+from corepress.domain.artifact import Digest
 from corepress.domain.bundle import MODEL_NAMES, model_of
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
@@ -26,6 +27,8 @@ from corepress.domain.recipe import (
     SOURCE_COMPONENT,
 )
 from corepress.evaluate import Package
+from corepress.runtime.files import LocalFile
+from corepress.runtime.weights_digest import weights_digest
 from corepress_compile.interface import check_interface, spec_of
 from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
@@ -87,11 +90,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A normalized checkpoint: its folder, and what its manifest says of it."""
+    """A normalized checkpoint: its folder, its family, and the digests of its weights."""
 
     folder: Path
     family: str
-    digests: Mapping[str, str]
+    digests: Mapping[str, Digest]
 
 
 @contextmanager
@@ -114,7 +117,7 @@ def _source(folder: Path) -> Source:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        digests = {name: facts["digest"] for name, facts in manifest["components"].items()}
+        digests = {name: _weights_digest(folder / name) for name in manifest["components"]}
         return Source(folder, str(manifest["family"]), digests)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingConfig(
@@ -122,6 +125,10 @@ def _source(folder: Path) -> Source:
             hint="normalize the checkpoint again",
             path=str(path),
         ) from error
+
+
+def _weights_digest(folder: Path) -> Digest:
+    return weights_digest(map(LocalFile, sorted(folder.glob("*.safetensors"))))
 
 
 @dataclass(frozen=True, slots=True)
