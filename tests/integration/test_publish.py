@@ -165,6 +165,7 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
         "name": "two-hosts",
         "clip_skip": None,
         "further_sources": {},
+        "attachments": {},
         "size": [128, 128],
         "recipe": {},
         "facts": {"normalize": normalized, **facts},
@@ -196,6 +197,7 @@ def test_what_a_checkpoint_was_composed_with() -> None:
             "lora-0": "https://example.org/style.safetensors?token=word",
             "lora-1": "file:///home/someone/a|b.safetensors",
         },
+        "attachments": {},
         "facts": {"normalize": normalized},
     }
     manifest = bundle_manifest(parameters, {})

@@ -139,4 +139,5 @@ _LOADERS: Mapping[str, Callable[[BuildSpec, Path], Network]] = {
     "vae_decoder": _vae_decoder,
     "vae_encoder": _vae_encoder,
     "controlnet": controlnet,
+    "unet_refiner": unet,
 }

@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from corepress.domain.artifact import Artifact
-from corepress.domain.bundle import RESOURCES, SCHEMA
+from corepress.domain.bundle import RESOURCES, SCHEMA, component_of
 from corepress.domain.composition import VAE, lora_role
+from corepress.domain.plan import step_of
+from corepress.domain.recipe import SOURCE_COMPONENT
 
 
 def bundle_manifest(
@@ -21,9 +23,10 @@ def bundle_manifest(
 
     Args:
         parameters: of the publish task.
-        models: the package or compiled model of each component.
+        models: the packages or compiled models by name.
     """
     normalized = parameters["facts"]["normalize"]
+    attached = _attachments(parameters)
     return {
         "schema": SCHEMA,
         "name": parameters["name"],
@@ -39,12 +42,13 @@ def bundle_manifest(
             "sha256": normalized["source"]["sha256"],
         },
         "composition": _composition(normalized["composition"], parameters["further_sources"]),
-        "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
+        "attachments": attached,
+        "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()}
+        | {name: entry["normalized"] for name, entry in attached.items()},
         "components": {
-            component: _model(artifact, parameters["facts"][component])
-            for component, artifact in models.items()
+            name: _model(artifact, parameters["facts"][name]) for name, artifact in models.items()
         },
-        "toolchain": _toolchain(parameters["facts"][component] for component in models),
+        "toolchain": _toolchain(parameters["facts"][name] for name in models),
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
@@ -60,6 +64,23 @@ def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[st
             {"uri": public_uri(uris[lora_role(index)]), **lora}
             for index, lora in enumerate(content["loras"])
         ]
+    return document
+
+
+def _attachments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What checkpoints beside the base model are, by the names of their models."""
+    document = {}
+    for name, role in parameters["attachments"].items():
+        normalized = parameters["facts"][step_of("normalize", role)]
+        component = SOURCE_COMPONENT[component_of(name)]
+        document[name] = {
+            "uri": public_uri(parameters["further_sources"][role]),
+            "sha256": normalized["source"]["sha256"],
+            "family": normalized["family"],
+            "normalized": normalized["components"][component]["digest"],
+            "licence": normalized["licence"],
+            "decisions": normalized["decisions"],
+        }
     return document
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.bundle import MODEL_NAMES, model_of
+from corepress.domain.bundle import MODEL_NAMES, component_of, model_of
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
 from corepress.domain.job import CheckpointOptions
@@ -95,10 +96,28 @@ class Source:
 
 
 @contextmanager
-def opened_source(
+def opened_sources(
+    against: Path,
+    attachments: Mapping[str, Path],
+    options: CheckpointOptions,
+    display: ProgressDisplay,
+) -> Iterator[dict[str, Source]]:
+    """The checkpoint under `CHECKPOINT`, and others by the names of their models in a bundle."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(_opened(path, its_options, display))
+            for name, path, its_options in (
+                (CHECKPOINT, against, options),
+                *((name, path, options.for_attachments) for name, path in attachments.items()),
+            )
+        }
+
+
+@contextmanager
+def _opened(
     against: Path, options: CheckpointOptions, display: ProgressDisplay
 ) -> Iterator[Source]:
-    """The checkpoint, normalized for the while unless it is a normalized folder already."""
+    """A checkpoint, normalized for the while unless it is a normalized folder already."""
     asked = replace(options, clip_skip=None) != CheckpointOptions()
     if (against / MANIFEST).is_file() and not asked:
         yield _source(against)
@@ -183,13 +202,18 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
 
 
 def evaluate_against(
-    checked: Checked, source: Source, clip_skip: int | None, native: bool, display: ProgressDisplay
+    checked: Checked,
+    sources: Mapping[str, Source],
+    clip_skip: int | None,
+    native: bool,
+    display: ProgressDisplay,
 ) -> None:
     """Compare the packages with their checkpoint; the figures are added to the report.
 
     Args:
         checked: what to evaluate.
-        source: the checkpoint.
+        sources: the checkpoints, see `opened_sources`; what was made of another than these is left
+            out.
         clip_skip: of a lone text encoder; a bundle's manifest tells it.
         native: whether to take the native figures too.
         display: is told how far it has come.
@@ -199,7 +223,7 @@ def evaluate_against(
         InvalidRequest: there is nothing to evaluate, or nothing to compare it with.
         PermanentError: see `measure`.
     """
-    manifest, report = checked.manifest, checked.report
+    manifest, report, source = checked.manifest, checked.report, sources[CHECKPOINT]
     if not checked.packages:
         raise InvalidRequest(
             f"{report.bundle} holds compiled models only, which the evaluator cannot read",
@@ -214,6 +238,12 @@ def evaluate_against(
     report.family = source.family
     report.checked.append("figures")
     for name, package in checked.packages.items():
+        if manifest and name in manifest.attachments:
+            if name not in sources:
+                continue
+            source = sources[name]
+        else:
+            source = sources[CHECKPOINT]
         if manifest:
             spec = _published_spec(manifest, name)
         else:
@@ -235,7 +265,8 @@ def evaluate_against(
         )
         model.checked.append("figures")
         if manifest:
-            model.same_weights = source.digests[component] == manifest.normalized.get(component)
+            digest = name if name in manifest.attachments else component
+            model.same_weights = source.digests[component] == manifest.normalized.get(digest)
 
 
 def _show_progress(display: ProgressDisplay, name: str, done: float) -> None:
@@ -253,11 +284,13 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
     )
 
 
-def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
+def _published_spec(manifest: Manifest, name: str) -> BuildSpec:
+    component = component_of(name)
+    attached = manifest.attachments.get(name)
     parameters: dict[str, Any] = {
         "component": component,
-        "family": manifest.family,
-        "precision": manifest.components[component].precision,
+        "family": attached.family if attached else manifest.family,
+        "precision": manifest.components[name].precision,
         "deployment_target": manifest.recipe.deployment_target,
         "batch": manifest.recipe.batch if component in DENOISERS else 1,
         "clip_skip": manifest.clip_skip,
@@ -268,11 +301,10 @@ def _published_spec(manifest: Manifest, component: str) -> BuildSpec:
     return BuildSpec.from_parameters(parameters)
 
 
-def _hold_to_manifest(component: str, model: PublishedModel, found: ModelReport) -> None:
+def _hold_to_manifest(name: str, model: PublishedModel, found: ModelReport) -> None:
     kind = model_of(PurePosixPath(model.path))
-    named = next((name for name, stated in MODEL_NAMES.items() if stated == kind), None)
-    stated = (component, model.precision, model.inputs, model.outputs)
-    if stated != (named, found.precision, found.inputs, found.outputs):
+    stated = (MODEL_NAMES[component_of(name)], model.precision, model.inputs, model.outputs)
+    if stated != (kind, found.precision, found.inputs, found.outputs):
         raise VerificationFailed(
-            f"{model.path} is not what manifest.json says of {component}", path=model.path
+            f"{model.path} is not what manifest.json says of {name}", path=model.path
         )

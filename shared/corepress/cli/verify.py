@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corepress.cli.options import checkpoint_options, read_options
+from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.cli.output import command, db_text, fail, print_json
 from corepress.cli.progress import ProgressDisplay
+from corepress.domain.bundle import attached_controlnet
 from corepress.domain.errors import VerificationFailed
+from corepress.runtime.files import on_disk
 
 if TYPE_CHECKING:
     from corepress.cli.verification import Report
@@ -30,13 +32,22 @@ if TYPE_CHECKING:
     help="With --against: also evaluate with every operation rounded to its declared type.",
 )
 @checkpoint_options
+@attachment_options
 @command
-def verify(bundle: Path, against: Path | None, native: bool, as_json: bool, **options: Any) -> None:
+def verify(
+    bundle: Path,
+    against: Path | None,
+    native: bool,
+    controlnets: tuple[str, ...],
+    refiner: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Check a published bundle, or one .mlpackage. Needs no Mac.
 
     Always: checksums (of a bundle) and the Core ML interface. With --against, each model is also
     evaluated and compared with the checkpoint in torch; give the options that the checkpoint was
-    converted with.
+    converted with, --controlnet and --refiner among them.
 
     \b
     Examples:
@@ -44,14 +55,14 @@ def verify(bundle: Path, against: Path | None, native: bool, as_json: bool, **op
       corepress verify bundles/model/original --against model.safetensors
       corepress verify Unet.mlpackage --against normalized-folder/ --native
     """
-    if native and against is None:
-        raise click.UsageError("--native needs --against")
+    if against is None and (native or controlnets or refiner):
+        raise click.UsageError("--native, --controlnet and --refiner need --against")
     # these take seconds to import: --help should not wait for them
     from corepress.cli.verification import (  # noqa: PLC0415
         check_bundle,
         check_package,
         evaluate_against,
-        opened_source,
+        opened_sources,
     )
 
     checkpoint = read_options(options)
@@ -60,8 +71,11 @@ def verify(bundle: Path, against: Path | None, native: bool, as_json: bool, **op
         checked = check_package(bundle) if lone else check_bundle(bundle, display)
         if against:
             checked.report.against = str(against)
-            with opened_source(against, checkpoint, display) as source:
-                evaluate_against(checked, source, checkpoint.clip_skip, native, display)
+            attachments = {attached_controlnet(uri): on_disk(uri) for uri in controlnets}
+            if refiner:
+                attachments["unet_refiner"] = on_disk(refiner)
+            with opened_sources(against, attachments, checkpoint, display) as sources:
+                evaluate_against(checked, sources, checkpoint.clip_skip, native, display)
     _conclude(checked.report, as_json)
 
 
@@ -96,6 +110,8 @@ def _print_words(report: Report, well: bool) -> None:
             click.echo(f"  {name:<16} compiled: checksums only")
         if model.same_weights is False:
             click.echo(f"  {name:<16} was made of other weights than the checkpoint has")
+        if report.against and "interface" in model.checked and "figures" not in model.checked:
+            click.echo(f"  {name:<16} not evaluated: give what it was made of")
     if report.missing:
         click.echo(f"partial: to make images, it needs {', '.join(report.missing)} too")
     if report.against is None:

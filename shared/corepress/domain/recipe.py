@@ -17,6 +17,7 @@ ComponentName = Literal[
     "vae_encoder",
     "safety_checker",
     "controlnet",
+    "unet_refiner",
 ]
 Attention = Literal["original", "split_einsum", "split_einsum_v2"]
 Precision = Literal["float16", "float32"]
@@ -35,14 +36,18 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "vae_decoder": "vae",
     "vae_encoder": "vae",
     "controlnet": "controlnet",
+    "unet_refiner": "unet",
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
-DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
+DENOISERS: frozenset[ComponentName] = frozenset(
+    {"unet", "controlled_unet", "controlnet", "unet_refiner"}
+)
 """The models with transformers, which take a batch of noisy latents."""
 
 BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
-"""What a recipe has to name: `default` means all the others that the checkpoint has."""
+"""What a recipe has to name: `default` means all the others that the checkpoint has. Beside a
+ControlNet a controlled UNet is always there."""
 
 SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
 """The models whose shapes depend on the image's size."""
