@@ -144,6 +144,14 @@ def test_a_controlnet_of_the_checkpoint_itself_is_built_with_a_unet_for_it() -> 
     assert published(plan(Recipe("a", components=["controlnet"]), facts=both)) == ["controlnet"]
 
 
+def test_a_safety_checker_is_built_where_a_recipe_names_it() -> None:
+    checked = {**SD15, "components": {"vae": {}, "safety_checker": {}}}
+    assert published(plan(A, facts=checked)) == ["vae_decoder", "vae_encoder"]
+    assert published(plan(Recipe("a", components=["safety_checker"]), facts=checked)) == [
+        "safety_checker"
+    ]
+
+
 def test_a_size_has_to_suit_what_is_attached() -> None:
     facts = {"source": SDXL, "refiner": REFINER}
     recipe = Recipe("a", sizes=[(1056, 1024)])

@@ -29,6 +29,7 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
     "controlled_unet": "ControlledUnet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "safety_checker": "SafetyChecker",
     "controlnet": "ControlNet",
     "unet_refiner": "UnetRefiner",
 }

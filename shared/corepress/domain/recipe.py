@@ -35,6 +35,7 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "controlled_unet": "unet",
     "vae_decoder": "vae",
     "vae_encoder": "vae",
+    "safety_checker": "safety_checker",
     "controlnet": "controlnet",
     "unet_refiner": "unet",
 }
@@ -45,11 +46,11 @@ DENOISERS: frozenset[ComponentName] = frozenset(
 )
 """The models with transformers, which take a batch of noisy latents."""
 
-BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
-"""What a recipe has to name: `default` means all the others that the checkpoint has. Beside a
-ControlNet a controlled UNet is always there."""
+BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet", "safety_checker"})
+"""What a recipe has to name: `default` means all the others that the checkpoint has, and beside a
+ControlNet the controlled UNet."""
 
-SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
+SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder", "safety_checker"}
 """The models whose shapes depend on the image's size."""
 
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
@@ -137,8 +138,6 @@ class Recipe:
             "compression": bool(self.compression),
             f"chunks: {self.chunks}": self.chunks != 1,
         }
-        if self.components != "default":
-            unbuilt |= {f"components: {c}": c not in SOURCE_COMPONENT for c in self.components}
         for what, asked in unbuilt.items():
             if asked:
                 raise UnsupportedRecipe(
