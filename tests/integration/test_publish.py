@@ -167,7 +167,7 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
         "further_sources": {},
         "attachments": {},
         "size": [128, 128],
-        "recipe": {},
+        "recipe": {"prediction_type": "native"},
         "facts": {"normalize": normalized, **facts},
     }
     blob = Blob(sha256_digest(b"model"), 5)
@@ -191,7 +191,8 @@ def test_what_a_checkpoint_was_composed_with() -> None:
         "name": "composed",
         "clip_skip": None,
         "size": None,
-        "recipe": {"name": "original", "attention": "original", "deployment_target": "iOS17"},
+        "recipe": {"name": "original", "attention": "original", "deployment_target": "iOS17"}
+        | {"prediction_type": "native"},
         "further_sources": {
             "vae": "/home/someone/vae",
             "lora-0": "https://example.org/style.safetensors?token=word",

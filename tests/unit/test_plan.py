@@ -22,6 +22,7 @@ from corepress.domain.stage import Outputs, action_key
 SOURCE = {"uri": "file:///model.safetensors", "fingerprint": {"model.safetensors": [1, 2]}}
 SD15: dict[str, Any] = {
     "family": "sd15",
+    "prediction_type": "epsilon",
     "components": {"unet": {}, "vae": {"overflows_float16": False}, "text_encoder": {}},
     "vae_scale_factor": 8,
     "unet_divisor": 8,
@@ -103,6 +104,16 @@ def test_the_opening() -> None:
     task = normalize.task({"fetch": outputs_of("source", "index")})
     assert task.inputs.keys() == {"source", "index"}  # a tokenizer only where there is one
     assert task.parameters["facts"].keys() == {"fetch"}
+
+
+def test_what_is_baked_in_touches_only_unets_that_need_it() -> None:
+    recipe = Recipe("a", guidance_scale=4, prediction_type="epsilon")
+    assert by_component(plan(recipe)) == by_component(plan(A))
+    consistency = {**SD15, "components": {"unet": {"guidance_embedding": True}, "vae": {}}}
+    v = {**SD15, "prediction_type": "v_prediction"}
+    for facts in (consistency, v):
+        usual, baked = (by_component(plan(each, facts=facts)) for each in (A, recipe))
+        assert {name for name in usual if usual[name] != baked[name]} == {"unet"}
 
 
 # checkpoints beside the base model

@@ -32,7 +32,15 @@ def component_facts(component: Component, weights: Weights, family: str) -> dict
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,
         "variant": component.weights.variant,
+        **conversion_facts(component, family),
+    }
+
+
+def conversion_facts(component: Component, family: str) -> dict[str, Any]:
+    """What a component's configuration tells a conversion."""
+    return {
         "overflows_float16": overflows_float16(component, family),
+        "guidance_embedding": component.config.get("time_cond_proj_dim") is not None,
     }
 
 

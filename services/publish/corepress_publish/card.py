@@ -13,6 +13,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The bundle's ``README.md``, with the front matter that model hubs read."""
     sizes = ", ".join(f"{width} x {height}" for width, height in manifest["sizes"])
     recipe = manifest["recipe"]
+    guidance = manifest["guidance_scale"]
+    baked = f"\n| guidance scale | {guidance:g}, part of the Unet |" if guidance else ""
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
     further = "".join(f"\n{row}" for row in _further_sources(manifest))
     # a JSON string is a YAML string too, whatever stands in it
@@ -31,7 +33,7 @@ Core ML models for Apple's `StableDiffusion` Swift package and the apps built on
 | family | {manifest["family"]} |
 | image size | {sizes or "any"} |
 | attention | {recipe["attention"]} |
-| prediction type | {manifest["prediction_type"]} |
+| prediction type | {manifest["prediction_type"]} |{baked}
 | latent scaling factor | {manifest["scaling_factor"] or "not known"} |
 | deployment target | {recipe["deployment_target"]} |
 | source | {_cell(manifest["source"]["uri"])}, sha256 `{manifest["source"]["sha256"]}` |{further}

@@ -13,7 +13,7 @@ from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import RESOURCES, SCHEMA, component_of
 from corepress.domain.composition import VAE, lora_role
 from corepress.domain.plan import step_of
-from corepress.domain.recipe import SOURCE_COMPONENT
+from corepress.domain.recipe import SOURCE_COMPONENT, gives_epsilon
 
 
 def bundle_manifest(
@@ -27,16 +27,20 @@ def bundle_manifest(
     """
     normalized = parameters["facts"]["normalize"]
     attached = _attachments(parameters)
+    recipe = parameters["recipe"]
+    converted = gives_epsilon(recipe["prediction_type"], normalized["prediction_type"])
     return {
         "schema": SCHEMA,
         "name": parameters["name"],
         "family": normalized["family"],
-        "prediction_type": normalized["prediction_type"],
+        "prediction_type": "epsilon" if converted else normalized["prediction_type"],
+        "trained_prediction_type": normalized["prediction_type"],
+        "guidance_scale": recipe["guidance_scale"] if _embeds_guidance(normalized) else None,
         "vae_scale_factor": normalized["vae_scale_factor"],
         "scaling_factor": normalized["scaling_factor"],
         "clip_skip": parameters["clip_skip"],
         "sizes": [parameters["size"]] if parameters["size"] else [],
-        "recipe": parameters["recipe"],
+        "recipe": recipe,
         "source": {
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
@@ -52,6 +56,10 @@ def bundle_manifest(
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
+
+
+def _embeds_guidance(normalized: Mapping[str, Any]) -> bool:
+    return any(facts["guidance_embedding"] for facts in normalized["components"].values())
 
 
 def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from corepress.domain.bundle import (
     component_of,
     missing_resources,
 )
+from corepress.domain.checkpoint import PredictionType
 from corepress.domain.errors import CorruptBundle, VerificationFailed
 from corepress.domain.recipe import Precision, Recipe
 
@@ -57,6 +58,7 @@ class Manifest:
     recipe: Recipe
     normalized: Mapping[str, str]
     components: Mapping[str, PublishedModel]
+    trained_prediction_type: str = PredictionType.EPSILON
     attachments: Mapping[str, Attachment] = field(default_factory=dict)
 
 

@@ -25,6 +25,8 @@ from corepress.domain.recipe import (
     DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
+    UNETS,
+    gives_epsilon,
 )
 from corepress.evaluate import Package
 from corepress_compile.interface import check_interface, spec_of
@@ -245,7 +247,7 @@ def evaluate_against(
         else:
             source = sources[CHECKPOINT]
         if manifest:
-            spec = _published_spec(manifest, name)
+            spec = _published_spec(manifest, name, source.folder / "scheduler")
         else:
             spec = spec_of(package, source.family, clip_skip)
         component = SOURCE_COMPONENT[spec.component]
@@ -284,7 +286,7 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
     )
 
 
-def _published_spec(manifest: Manifest, name: str) -> BuildSpec:
+def _published_spec(manifest: Manifest, name: str, scheduler: Path | None = None) -> BuildSpec:
     component = component_of(name)
     attached = manifest.attachments.get(name)
     parameters: dict[str, Any] = {
@@ -294,11 +296,14 @@ def _published_spec(manifest: Manifest, name: str) -> BuildSpec:
         "deployment_target": manifest.recipe.deployment_target,
         "batch": manifest.recipe.batch if component in DENOISERS else 1,
         "clip_skip": manifest.clip_skip,
+        "guidance_scale": manifest.recipe.guidance_scale,
+        "epsilon_output": component in UNETS
+        and gives_epsilon(manifest.recipe.prediction_type, manifest.trained_prediction_type),
     }
     if component in SIZED:
         (size,) = manifest.sizes
         parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
-    return BuildSpec.from_parameters(parameters)
+    return BuildSpec.from_parameters(parameters, scheduler)
 
 
 def _hold_to_manifest(name: str, model: PublishedModel, found: ModelReport) -> None:

@@ -17,7 +17,15 @@ from corepress.domain.bundle import attached_controlnet
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import InvalidRequest, UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
-from corepress.domain.recipe import DENOISERS, SIZED, SOURCE_COMPONENT, ComponentName, Recipe
+from corepress.domain.recipe import (
+    DENOISERS,
+    SIZED,
+    SOURCE_COMPONENT,
+    UNETS,
+    ComponentName,
+    Recipe,
+    gives_epsilon,
+)
 from corepress.domain.selection import Facts, Model, models, refuse_unsuitable_sizes
 from corepress.domain.stage import Outputs, Task
 
@@ -201,6 +209,13 @@ def _convert_node(
         }
     if component in DENOISERS:
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
+    inputs = {"component": (step_of("normalize", model.role), source)}
+    if component in UNETS:
+        if own["components"][source].get("guidance_embedding"):
+            parameters["guidance_scale"] = recipe.guidance_scale
+        if gives_epsilon(recipe.prediction_type, own["prediction_type"]):
+            parameters["epsilon_output"] = True
+            inputs["scheduler"] = (step_of("normalize", model.role), "scheduler")
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
@@ -208,7 +223,7 @@ def _convert_node(
         id=f"convert-{name}-{short}",
         stage="convert",
         parameters=parameters,
-        inputs={"component": (step_of("normalize", model.role), source)},
+        inputs=inputs,
         # not planned before; a node is published when the last that it needs is done
         after=("normalize",) if model.role != CHECKPOINT else (),
     )

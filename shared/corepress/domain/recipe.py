@@ -53,6 +53,12 @@ ControlNet the controlled UNet."""
 SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder", "safety_checker"}
 """The models whose shapes depend on the image's size."""
 
+UNETS: frozenset[ComponentName] = DENOISERS - {"controlnet"}
+"""The models that predict noise."""
+
+DEFAULT_GUIDANCE_SCALE = 8.0
+"""What latent consistency models are used with: https://huggingface.co/SimianLuo/LCM_Dreamshaper_v7"""
+
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
 
 
@@ -85,7 +91,9 @@ class Recipe:
     """A recipe file's content; field names, values and defaults are those of the file.
 
     ``sizes`` are (width, height) in pixels, or ``native``. ``precision`` and ``min_psnr_db`` need
-    not be complete: see `precision_of` and `threshold_db`.
+    not be complete: see `precision_of` and `threshold_db`. ``prediction_type`` is what UNets give:
+    what they were trained for, or epsilon of those that predict v. ``guidance_scale`` is baked into
+    UNets that embed one.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
@@ -102,6 +110,8 @@ class Recipe:
     chunks: Literal[1, 2] = 1
     deployment_target: DeploymentTarget = "iOS17"
     min_psnr_db: Mapping[Precision, float] = field(default_factory=dict)
+    prediction_type: Literal["native", "epsilon"] = "native"
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
 
     def precision_of(self, component: ComponentName, overflows_float16: bool) -> Precision:
         """The precision of a model: stated for it, or by default, else ``auto``.
@@ -144,3 +154,13 @@ class Recipe:
                     f"recipe {self.name!r} asks for {what!r}, which this version cannot build yet",
                     hint="remove it from the recipe; `corepress recipes` shows what can be built",
                 )
+
+
+def gives_epsilon(asked: str, trained: str) -> bool:
+    """Whether a UNet is to give epsilon though it predicts v.
+
+    Args:
+        asked: the recipe's prediction type.
+        trained: the checkpoint's.
+    """
+    return asked == "epsilon" and trained == "v_prediction"
