@@ -18,7 +18,6 @@ from corepress.domain.bundle import (
     component_of,
     missing_resources,
 )
-from corepress.domain.checkpoint import PredictionType
 from corepress.domain.errors import CorruptBundle, VerificationFailed
 from corepress.domain.recipe import Precision, Recipe
 
@@ -52,13 +51,16 @@ class Manifest:
     schema: str
     name: str
     family: str
+    prediction_type: str
     vae_scale_factor: int | None
+    scaling_factor: float | None
     clip_skip: int | None
     sizes: list[tuple[int, int]]
     recipe: Recipe
     normalized: Mapping[str, str]
     components: Mapping[str, PublishedModel]
-    trained_prediction_type: str = PredictionType.EPSILON
+    trained_prediction_type: str | None = None
+    guidance_scale: float | None = None
     attachments: Mapping[str, Attachment] = field(default_factory=dict)
 
 

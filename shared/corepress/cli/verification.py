@@ -64,7 +64,7 @@ class ModelReport:
 @dataclass(slots=True)
 class Report:
     """What was checked; ``missing`` is what a bundle lacks to make images with it alone, None of a
-    lone package."""
+    lone package; ``image`` is what `corepress.cli.image.draw` tells."""
 
     bundle: str
     against: str | None
@@ -72,6 +72,7 @@ class Report:
     checked: list[str]
     missing: list[str] | None
     models: dict[str, ModelReport]
+    image: Mapping[str, Any] | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -189,7 +190,7 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
         least_db = manifest.recipe.threshold_db(model.precision)
         if model.path.endswith(".mlpackage"):
             package = packages[component] = Package.open(bundle / model.path)
-            check_interface(package, _published_spec(manifest, component))
+            check_interface(package, published_spec(manifest, component))
             entry = _model_report(package, model.path, least_db)
             _hold_to_manifest(component, model, entry)
         else:
@@ -247,7 +248,7 @@ def evaluate_against(
         else:
             source = sources[CHECKPOINT]
         if manifest:
-            spec = _published_spec(manifest, name, source.folder / "scheduler")
+            spec = published_spec(manifest, name, source.folder / "scheduler")
         else:
             spec = spec_of(package, source.family, clip_skip)
         component = SOURCE_COMPONENT[spec.component]
@@ -271,6 +272,33 @@ def evaluate_against(
             model.same_weights = source.digests[component] == manifest.normalized.get(digest)
 
 
+def published_spec(manifest: Manifest, name: str, scheduler: Path | None = None) -> BuildSpec:
+    """What a model of a bundle was built as.
+
+    Args:
+        manifest: of the bundle.
+        name: of the model in it.
+        scheduler: the folder of the checkpoint's scheduler; only evaluating needs it.
+    """
+    component = component_of(name)
+    attached = manifest.attachments.get(name)
+    parameters: dict[str, Any] = {
+        "component": component,
+        "family": attached.family if attached else manifest.family,
+        "precision": manifest.components[name].precision,
+        "deployment_target": manifest.recipe.deployment_target,
+        "batch": manifest.recipe.batch if component in DENOISERS else 1,
+        "clip_skip": manifest.clip_skip,
+        "guidance_scale": manifest.recipe.guidance_scale,
+        "epsilon_output": component in UNETS
+        and gives_epsilon(manifest.recipe.prediction_type, manifest.trained_prediction_type or ""),
+    }
+    if component in SIZED:
+        (size,) = manifest.sizes
+        parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
+    return BuildSpec.from_parameters(parameters, scheduler)
+
+
 def _show_progress(display: ProgressDisplay, name: str, done: float) -> None:
     display.activity(name, done, 1, "part")
 
@@ -284,26 +312,6 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
         [feature.document() for feature in package.outputs],
         least_db,
     )
-
-
-def _published_spec(manifest: Manifest, name: str, scheduler: Path | None = None) -> BuildSpec:
-    component = component_of(name)
-    attached = manifest.attachments.get(name)
-    parameters: dict[str, Any] = {
-        "component": component,
-        "family": attached.family if attached else manifest.family,
-        "precision": manifest.components[name].precision,
-        "deployment_target": manifest.recipe.deployment_target,
-        "batch": manifest.recipe.batch if component in DENOISERS else 1,
-        "clip_skip": manifest.clip_skip,
-        "guidance_scale": manifest.recipe.guidance_scale,
-        "epsilon_output": component in UNETS
-        and gives_epsilon(manifest.recipe.prediction_type, manifest.trained_prediction_type),
-    }
-    if component in SIZED:
-        (size,) = manifest.sizes
-        parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
-    return BuildSpec.from_parameters(parameters, scheduler)
 
 
 def _hold_to_manifest(name: str, model: PublishedModel, found: ModelReport) -> None:
