@@ -204,6 +204,27 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
     return Checked(report, packages, manifest)
 
 
+def refuse_other_kind(checked: Checked, source: Source) -> None:
+    """Refuse what cannot be compared at all.
+
+    Raises:
+        VerificationFailed: it is a checkpoint of another kind.
+        InvalidRequest: there is nothing to evaluate.
+    """
+    manifest, report = checked.manifest, checked.report
+    if not checked.packages:
+        raise InvalidRequest(
+            f"{report.bundle} holds compiled models only, which the evaluator cannot read",
+            hint="leave --against out, or build the bundle again with --compile never",
+            path=report.bundle,
+        )
+    if manifest and source.family != manifest.family:
+        raise VerificationFailed(
+            f"the bundle is of the family {manifest.family}, the checkpoint of {source.family}",
+            hint="give the checkpoint that the bundle was made of",
+        )
+
+
 def evaluate_against(
     checked: Checked,
     sources: Mapping[str, Source],
@@ -222,22 +243,10 @@ def evaluate_against(
         display: is told how far it has come.
 
     Raises:
-        VerificationFailed: it is a checkpoint of another kind.
-        InvalidRequest: there is nothing to evaluate, or nothing to compare it with.
+        InvalidRequest: there is nothing to compare a model with.
         PermanentError: see `measure`.
     """
     manifest, report, source = checked.manifest, checked.report, sources[CHECKPOINT]
-    if not checked.packages:
-        raise InvalidRequest(
-            f"{report.bundle} holds compiled models only, which the evaluator cannot read",
-            hint="leave --against out, or build the bundle again with --compile never",
-            path=report.bundle,
-        )
-    if manifest and source.family != manifest.family:
-        raise VerificationFailed(
-            f"the bundle is of the family {manifest.family}, the checkpoint of {source.family}",
-            hint="give the checkpoint that the bundle was made of",
-        )
     report.family = source.family
     report.checked.append("figures")
     for name, package in checked.packages.items():

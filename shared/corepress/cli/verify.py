@@ -43,7 +43,9 @@ _PROMPT = "a photograph of an astronaut riding a horse"
 )
 @click.option("--prompt", default=_PROMPT, show_default=True, help="Of --image.")
 @click.option("--negative-prompt", default="", help="Of --image.")
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of --image."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --image's noise.")
 @click.option(
     "--guidance-scale",
@@ -92,6 +94,7 @@ def verify(
         check_package,
         evaluate_against,
         opened_sources,
+        refuse_other_kind,
     )
 
     checkpoint = read_options(options)
@@ -104,10 +107,11 @@ def verify(
             if refiner:
                 attachments["unet_refiner"] = on_disk(refiner)
             with opened_sources(against, attachments, checkpoint, display) as sources:
-                evaluate_against(checked, sources, checkpoint.clip_skip, native, display)
+                refuse_other_kind(checked, sources[CHECKPOINT])
                 if image:
                     wish = ImageOptions(image, prompt, negative_prompt, steps, seed, guidance_scale)
                     checked.report.image = draw(checked, sources[CHECKPOINT], wish, native, display)
+                evaluate_against(checked, sources, checkpoint.clip_skip, native, display)
     _conclude(checked.report, as_json)
 
 
