@@ -14,8 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from cli_support import Finished, corepress, files_below, tiny_arguments, write_recipe
+import torch
+from cli_support import Finished, corepress, files_below, invoke, tiny_arguments, write_recipe
+from diffusers import DiffusionPipeline
 from golden_figures import (
     TEXT_ENCODERS,
     text_encoder_db,
@@ -24,8 +27,10 @@ from golden_figures import (
     vae_decoder_db,
     vae_encoder_db,
 )
+from PIL import Image
 from process_support import Started
 from safetensors.torch import load_file, save_file
+from tokenizer_support import small_tokenizer
 from torch import cat
 
 from corepress.evaluate import Package
@@ -321,3 +326,40 @@ def test_a_unet_that_takes_an_image_beside_the_latent(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out/edit/unet/manifest.json").read_text())
     assert manifest["family"] == "sd15-pix2pix"
     assert manifest["components"]["unet"]["inputs"][0]["shape"] == [2, 8, 16, 16]
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_an_image_of_a_bundle_beside_that_of_its_checkpoint(
+    run_job: Any, name: str, tmp_path: Path
+) -> None:
+    job = run_job(name)
+    tokenizer = ("--tokenizer", small_tokenizer(tmp_path / "tokenizer"))
+    images = tmp_path / "images"
+    converted = cached(job.again(job.folder / "golden.yaml", str(images), *tokenizer))
+    assert all(done for step, done in converted.items() if step.startswith("convert"))
+    bundle = images / "model" / "golden"
+    drawn = tmp_path / "both.png"
+    texts = {"prompt": "a cat on a mat", "negative_prompt": "rain", "guidance_scale": 4.0}
+    wish = ("--prompt", texts["prompt"], "--negative-prompt", texts["negative_prompt"])
+    report = invoke(
+        *("verify", bundle, "--against", *tiny_arguments(name), *tokenizer),
+        *("--image", drawn, *wish, "--steps", "3", "--seed", "7", "--guidance-scale", "4"),
+    )
+    image = json.loads(drawn.with_suffix(".json").read_text())
+    assert report["image"] == image
+    assert image["psnr_db"] > 40
+    assert min(image["latents_psnr_db"]) > 50
+
+    corepress("normalize", *tiny_arguments(name), *tokenizer, "--out", tmp_path / "normalized")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "normalized").to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(7))
+    made = pipeline(
+        **texts, latents=noise, height=32, width=32, num_inference_steps=3, output_type="np"
+    ).images[0]
+    panels = numpy.asarray(Image.open(drawn)) / 255
+    assert panels.shape == (32, 96, 3)
+    expected, actual, difference = numpy.split(panels, 3, axis=1)
+    assert abs(expected - made).max() < 0.01
+    assert abs(actual - made).max() < 0.05
+    assert difference.max() == 1

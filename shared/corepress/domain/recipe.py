@@ -17,6 +17,7 @@ ComponentName = Literal[
     "vae_encoder",
     "safety_checker",
     "controlnet",
+    "unet_refiner",
 ]
 Attention = Literal["original", "split_einsum", "split_einsum_v2"]
 Precision = Literal["float16", "float32"]
@@ -34,18 +35,29 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "controlled_unet": "unet",
     "vae_decoder": "vae",
     "vae_encoder": "vae",
+    "safety_checker": "safety_checker",
     "controlnet": "controlnet",
+    "unet_refiner": "unet",
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
-DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
+DENOISERS: frozenset[ComponentName] = frozenset(
+    {"unet", "controlled_unet", "controlnet", "unet_refiner"}
+)
 """The models with transformers, which take a batch of noisy latents."""
 
-BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
-"""What a recipe has to name: `default` means all the others that the checkpoint has."""
+BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet", "safety_checker"})
+"""What a recipe has to name: `default` means all the others that the checkpoint has, and beside a
+ControlNet the controlled UNet."""
 
-SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
+SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder", "safety_checker"}
 """The models whose shapes depend on the image's size."""
+
+UNETS: frozenset[ComponentName] = DENOISERS - {"controlnet"}
+"""The models that predict noise."""
+
+DEFAULT_GUIDANCE_SCALE = 8.0
+"""What latent consistency models are used with: https://huggingface.co/SimianLuo/LCM_Dreamshaper_v7"""
 
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
 
@@ -79,7 +91,9 @@ class Recipe:
     """A recipe file's content; field names, values and defaults are those of the file.
 
     ``sizes`` are (width, height) in pixels, or ``native``. ``precision`` and ``min_psnr_db`` need
-    not be complete: see `precision_of` and `threshold_db`.
+    not be complete: see `precision_of` and `threshold_db`. ``prediction_type`` is what UNets give:
+    what they were trained for, or epsilon of those that predict v. ``guidance_scale`` is baked into
+    UNets that embed one.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
@@ -96,6 +110,8 @@ class Recipe:
     chunks: Literal[1, 2] = 1
     deployment_target: DeploymentTarget = "iOS17"
     min_psnr_db: Mapping[Precision, float] = field(default_factory=dict)
+    prediction_type: Literal["native", "epsilon"] = "native"
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
 
     def precision_of(self, component: ComponentName, overflows_float16: bool) -> Precision:
         """The precision of a model: stated for it, or by default, else ``auto``.
@@ -132,11 +148,19 @@ class Recipe:
             "compression": bool(self.compression),
             f"chunks: {self.chunks}": self.chunks != 1,
         }
-        if self.components != "default":
-            unbuilt |= {f"components: {c}": c not in SOURCE_COMPONENT for c in self.components}
         for what, asked in unbuilt.items():
             if asked:
                 raise UnsupportedRecipe(
                     f"recipe {self.name!r} asks for {what!r}, which this version cannot build yet",
                     hint="remove it from the recipe; `corepress recipes` shows what can be built",
                 )
+
+
+def gives_epsilon(asked: str, trained: str) -> bool:
+    """Whether a UNet is to give epsilon though it predicts v.
+
+    Args:
+        asked: the recipe's prediction type.
+        trained: the checkpoint's.
+    """
+    return asked == "epsilon" and trained == "v_prediction"
