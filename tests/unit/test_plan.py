@@ -16,7 +16,7 @@ from corepress.domain.composition import Lora
 from corepress.domain.errors import IncompatibleControlNet, UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
-from corepress.domain.recipe import Recipe
+from corepress.domain.recipe import Compression, Recipe
 from corepress.domain.stage import Outputs, action_key
 
 SOURCE = {"uri": "file:///model.safetensors", "fingerprint": {"model.safetensors": [1, 2]}}
@@ -222,6 +222,8 @@ def test_names_and_thresholds_convert_nothing_again(
         (replace(A, precision={"unet": "float32"}), {"unet"}),
         (replace(A, precision={"default": "float16", "vae_encoder": "float32"}), {"vae_encoder"}),
         (replace(A, deployment_target="iOS18"), {*MODELS}),
+        (replace(A, compression={"unet": Compression(palettize=6)}), {"unet"}),
+        (replace(A, compression={"controlnet": Compression(palettize=6)}), set()),
     ],
 )
 def test_a_setting_converts_only_what_it_touches(recipe: Recipe, touched: set[str]) -> None:

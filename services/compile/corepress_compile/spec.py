@@ -11,6 +11,7 @@ from corepress.domain.recipe import (
     DEFAULT_GUIDANCE_SCALE,
     Attention,
     ComponentName,
+    Compression,
     Precision,
 )
 
@@ -37,6 +38,7 @@ class BuildSpec:
     clip_skip: int | None = None
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     scheduler: Path | None = None
+    compression: Compression | None = None
 
     @staticmethod
     def from_parameters(parameters: Mapping[str, Any], scheduler: Path | None = None) -> BuildSpec:
@@ -44,6 +46,7 @@ class BuildSpec:
         of a scheduler's folder."""
         latent_size = None
         factor = int(parameters.get("vae_scale_factor", 8))
+        compression = parameters.get("compression")
         if "size" in parameters:
             width, height = parameters["size"]
             latent_size = (height // factor, width // factor)
@@ -59,4 +62,5 @@ class BuildSpec:
             clip_skip=parameters.get("clip_skip"),
             guidance_scale=parameters.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
             scheduler=scheduler if parameters.get("epsilon_output") else None,
+            compression=Compression(**compression) if compression else None,
         )

@@ -57,6 +57,10 @@ class Weights(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._stored)
 
+    def stored_name(self, name: str) -> str:
+        """What a parameter is called in its file."""
+        return self._stored[name].name
+
     def fit_float16(self) -> bool:
         """Whether storing them in float16 would change no value."""
         return all(

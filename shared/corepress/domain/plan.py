@@ -218,6 +218,8 @@ def _convert_node(
             inputs["scheduler"] = (step_of("normalize", model.role), "scheduler")
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
+    if component in recipe.compression:
+        parameters["compression"] = recipe.compression[component].document()
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
     return Node(
         id=f"convert-{name}-{short}",
