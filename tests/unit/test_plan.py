@@ -220,7 +220,9 @@ def test_names_and_thresholds_convert_nothing_again(
         (replace(A, sizes=[(768, 512)]), {"unet", "vae_decoder", "vae_encoder"}),
         (replace(A, sizes=[(512, 512)]), set()),
         (replace(A, precision={"unet": "float32"}), {"unet"}),
-        (replace(A, precision={"default": "float16", "vae_encoder": "float32"}), {"vae_encoder"}),
+        (replace(A, precision={"default": "auto", "vae_encoder": "float32"}), {"vae_encoder"}),
+        # that a VAE must not overflow is another task than to see whether it does
+        (replace(A, precision={"default": "float16"}), {"vae_decoder", "vae_encoder"}),
         (replace(A, deployment_target="iOS18"), {*MODELS}),
         (replace(A, compression={"unet": Compression(palettize=6)}), {"unet"}),
         (replace(A, compression={"controlnet": Compression(palettize=6)}), set()),
@@ -306,11 +308,19 @@ def test_equal_components_of_two_recipes_are_converted_once() -> None:
 def test_each_build_is_held_to_its_own_recipe() -> None:
     strict = Recipe("strict", precision={"unet": "float32"}, min_psnr_db={"float16": 90})
     nodes = plan(A, strict)
-    assert set(nodes["publish-a"].parameters["min_psnr_db"].values()) == {60}
-    assert nodes["publish-strict"].parameters["min_psnr_db"] == {
-        **dict.fromkeys(("text_encoder", "vae_decoder", "vae_encoder"), 90),
-        "unet": 100,
-    }
+    assert nodes["publish-a"].parameters["min_psnr_db"] == {"float16": 60, "float32": 100}
+    assert nodes["publish-strict"].parameters["min_psnr_db"] == {"float16": 90, "float32": 100}
+
+
+def test_a_vae_is_looked_at_where_its_configuration_does_not_tell() -> None:
+    stated = Recipe("a", precision={"vae_decoder": "float16"})
+    for facts, expected in (
+        (SD15, {"vae_decoder": "refuse", "vae_encoder": "float32"}),
+        (SDXL, {"vae_decoder": "refuse"}),
+    ):
+        nodes = of_stage(plan(stated, facts=facts), "convert")
+        found = {n.parameters["component"]: n.parameters.get("on_overflow") for n in nodes}
+        assert {name: each for name, each in found.items() if each} == expected
 
 
 def test_several_sizes_are_several_builds() -> None:

@@ -33,18 +33,19 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
     role), ``attachments`` (the roles of checkpoints beside the base model, by the names of their
     models), and under ``facts`` those of each checkpoint's normalize and of each model's convert
-    stage; ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
+    stage; ``min_psnr_db``, the least conversion figure of each precision. Inputs:
     ``model/<name>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``. Outputs:
     ``bundle``; facts: the manifest.
 
     Raises:
         VerificationFailed: a model has a lower figure.
     """
-    _refuse_below_threshold(task.parameters["facts"], task.parameters["min_psnr_db"])
     models = {
         name: _placed(name, artifact, task.parameters)
         for name, artifact in _models(task.inputs).items()
     }
+    facts = {name: task.parameters["facts"][name] for name in models}
+    _refuse_below_threshold(facts, task.parameters["min_psnr_db"])
     files = {
         f"{RESOURCES}/{path}": blob
         for artifact in models.values()
@@ -61,10 +62,11 @@ def run(task: Task, workspace: Workspace) -> Outputs:
 def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, float]) -> None:
     """The gate. It stands here, where builds part: one conversion may serve several recipes."""
     failed = [
-        f"{component}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
+        f"{model}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
         f"the recipe asks for {least_db} dB"
-        for component, least_db in min_psnr_db.items()
-        for output, reached_db in outputs_below(facts[component]["psnr_db"], least_db).items()
+        for model, its_facts in facts.items()
+        for least_db in (min_psnr_db[its_facts["precision"]],)
+        for output, reached_db in outputs_below(its_facts["psnr_db"], least_db).items()
     ]
     if failed:
         raise VerificationFailed(

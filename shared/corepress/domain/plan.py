@@ -19,9 +19,11 @@ from corepress.domain.errors import InvalidRequest, UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.recipe import (
     DENOISERS,
+    PRECISIONS,
     SIZED,
     SOURCE_COMPONENT,
     UNETS,
+    VAES,
     ComponentName,
     Recipe,
     gives_epsilon,
@@ -216,6 +218,9 @@ def _convert_node(
         if gives_epsilon(recipe.prediction_type, own["prediction_type"]):
             parameters["epsilon_output"] = True
             inputs["scheduler"] = (step_of("normalize", model.role), "scheduler")
+    if component in VAES and precision == "float16":
+        stated = recipe.stated_precision(component)
+        parameters["on_overflow"] = "float32" if stated == "auto" else "refuse"
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     if component in recipe.compression:
@@ -267,10 +272,7 @@ def _publish_node(
             "name": request.name,
             "size": list(size) if size else None,
             "recipe": asdict(recipe),
-            "min_psnr_db": {
-                model.name: recipe.threshold_db(node.parameters["precision"])
-                for model, node in converts.items()
-            },
+            "min_psnr_db": {each: recipe.threshold_db(each) for each in PRECISIONS},
             "clip_skip": request.options.clip_skip,
             "further_sources": {**request.options.further_sources, **request.attachments},
             "attachments": attached,

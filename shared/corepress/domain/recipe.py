@@ -28,6 +28,7 @@ DeploymentTarget = Literal[
 ]
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "text_encoder": "text_encoder",
@@ -51,7 +52,9 @@ BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet", "safety_che
 """What a recipe has to name: `default` means all the others that the checkpoint has, and beside a
 ControlNet the controlled UNet."""
 
-SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder", "safety_checker"}
+VAES: frozenset[ComponentName] = frozenset({"vae_decoder", "vae_encoder"})
+
+SIZED: frozenset[ComponentName] = DENOISERS | VAES | {"safety_checker"}
 """The models whose shapes depend on the image's size."""
 
 UNETS: frozenset[ComponentName] = DENOISERS - {"controlnet"}
@@ -181,17 +184,21 @@ class Recipe:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
 
     def precision_of(self, component: ComponentName, overflows_float16: bool) -> Precision:
-        """The precision of a model: stated for it, or by default, else ``auto``.
+        """The precision of a model, as far as its configuration tells: see `stated_precision`.
 
         Args:
             component: the Core ML model.
             overflows_float16: whether the component is known to overflow in float16, which is when
                 ``auto`` means float32.
         """
-        stated = self.precision.get(component, self.precision.get("default", "auto"))
+        stated = self.stated_precision(component)
         if stated == "auto":
             return "float32" if overflows_float16 else "float16"
         return stated
+
+    def stated_precision(self, component: ComponentName) -> PrecisionChoice:
+        """What is stated for a model, or by default, else ``auto``."""
+        return self.precision.get(component, self.precision.get("default", "auto"))
 
     def threshold_db(self, precision: Precision) -> float:
         """The least conversion figure that a build of this precision may have, in dB."""
