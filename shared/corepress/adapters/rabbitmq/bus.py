@@ -18,7 +18,6 @@ from corepress.adapters.rabbitmq import letters
 from corepress.adapters.rabbitmq.letters import ATTEMPT, REASON, message_properties
 from corepress.adapters.rabbitmq.link import Link, Outage
 from corepress.adapters.rabbitmq.topology import DEAD, DELAYS_S, WORK, delay_exchange, queue_of
-from corepress.domain.errors import BusUnavailable
 from corepress.ports.bus import DeadLetter, Delivery
 
 _LONGEST_OUTAGE_S = 45.0
