@@ -13,7 +13,9 @@ from corepress.identify import identify
 from corepress_compile.forecast import package_bytes, peak_memory_bytes
 
 
-def estimated(name: str, model: str, side: int, precision: str = "float16") -> dict[str, float]:
+def estimated(
+    name: str, model: str, side: int, precision: str = "float16", **more: Any
+) -> dict[str, float]:
     found = identify({"m.safetensors": header_only(manifest(name))}, IdentifyOptions())
     source = found.components[SOURCE_COMPONENT[model]]  # type: ignore[index]
     parameters: dict[str, Any] = {
@@ -22,6 +24,7 @@ def estimated(name: str, model: str, side: int, precision: str = "float16") -> d
         "vae_scale_factor": 8,
         "batch": 2,
         "precision": precision,
+        **more,
     }
     return {
         "memory": peak_memory_bytes(parameters, source) / 1e9,
@@ -52,3 +55,14 @@ def test_pixels_cost_memory_and_precision_costs_disk() -> None:
     assert large["package"] == small["package"] == pytest.approx(1.72, abs=0.01)
     full = estimated("sdxl-base", "vae_decoder", 1024, "float32")
     assert full["package"] == pytest.approx(0.198, abs=0.001)
+
+
+def test_compression_costs_less_disk() -> None:
+    six = estimated("sd15", "unet", 512, compression={"palettize": 6})["package"]
+    assert six == pytest.approx(0.6457, abs=0.001)
+    text = estimated("sd15", "text_encoder", 512, compression={"linear": 8})["package"]
+    table_gb = 2 * 49_408 * 768 / 1e9
+    assert text == pytest.approx((0.2461 - table_gb) / 2 + table_gb, abs=0.001)
+    layers = {"mid_block.resnets.0.conv1": 8}
+    one = estimated("sd15", "unet", 512, compression={"layers": layers})["package"]
+    assert one == pytest.approx(1.719 - 1280 * 1280 * 9 / 1e9, abs=0.001)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.recipe import Compression, Recipe
 from corepress.recipes import built_in_names, load_recipe, parse_recipe
+from corepress.recipes.layer_bits import LayerBits
 
 EXAMPLE = """\
 # For the GPU of a Mac
@@ -109,7 +110,18 @@ def test_build_names() -> None:
         ("name: a\ncompression:\n  vae: {linear: 8}", 3, "'vae_decoder'"),
         ("name: a\ncompression:\n  unet:\n    palettize: 5", 4, "1, 2, 3, 4, 6 or 8"),
         ("name: a\ncompression:\n  unet:\n    palettize: 6.5", 4, "1, 2, 3, 4, 6 or 8"),
-        ("name: a\ncompression:\n  unet:\n    linear: 4", 4, "8"),
+        ("name: a\ncompression:\n  unet:\n    linear: 5", 4, "4 or 8"),
+        ("name: a\ncompression:\n  unet:\n    layers: {a: 5}", 4, "8 or 16"),
+        ("name: a\ncompression:\n  unet: {palettize: 4, group_size: 0}", 3, "a positive number"),
+        ("name: a\ncompression:\n  unet:\n    palettize: 3", 4, "iOS18, macOS15 or newer"),
+        ("name: a\ncompression:\n  unet:\n    linear: 4", 4, "iOS18, macOS15 or newer"),
+        ("name: a\ncompression:\n  unet:\n    layers: {a: 3}", 4, "iOS18, macOS15 or newer"),
+        (
+            "name: a\ndeployment_target: macOS14\n"
+            "compression:\n  unet:\n    palettize: 6\n    group_size: 16",
+            6,
+            "iOS18, macOS15 or newer",
+        ),
         ("name: a\ncompression:\n  unet:\n    mixed: 4", 4, "string"),
         ("name: a\ncompression:\n  unet:\n    gzip: 9", 4, "gzip: no such key"),
         ("name: a\ncompression:\n  unet: {}", 3, "give one of palettize"),
@@ -152,15 +164,47 @@ def test_a_recipe_that_refers_to_itself() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("compression: {unet: {palettize: 6}}", "compression"),
+        ("compression: {unet: {mixed: bits.yaml}}", "mixed"),
         ("chunks: 2", "chunks: 2"),
-        ("components: [unet, safety_checker]", "components: safety_checker"),
     ],
 )
 def test_what_cannot_be_built_yet_is_refused_by_name(text: str, what: str) -> None:
     recipe = parse_recipe(f"name: a\n{text}", "mine.yaml")
     with pytest.raises(UnsupportedRecipe, match=re.escape(repr(what))):
         recipe.refuse_unbuildable()
+
+
+def test_what_new_targets_have() -> None:
+    compression = "compression: {unet: {palettize: 3, group_size: 16}, vae_decoder: {linear: 4}}"
+    for target in ("iOS18", "iOS26", "macOS15", "macOS26"):
+        recipe = parse_recipe(f"name: a\ndeployment_target: {target}\n{compression}", "mine.yaml")
+        recipe.refuse_unbuildable()
+        assert recipe.compression["unet"].of_layer("any") == recipe.compression["unet"]
+
+
+def test_a_file_of_bits_stands_beside_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ncompression: {unet: {mixed: bits.yaml}}")
+    bits = tmp_path / "bits.yaml"
+    bits.write_text(LayerBits({"conv_in": 16, "mid_block.proj": 4}, family="sd15").text())
+    compression = load_recipe(str(path)).compression["unet"]
+    assert compression.of_layer("mid_block.proj") == Compression(palettize=4)
+    assert compression.of_layer("conv_in") is compression.of_layer("elsewhere") is None
+    for text, line, words in (
+        ("layers: {}", 1, "at least one layer"),
+        ("family: sd15", 1, "layers: missing"),
+        ("layers:\n  a: 8\n  b: 7", 3, "8 or 16"),
+        ("layers:\n  a: 8\n  b: 3", 3, "iOS18, macOS15 or newer"),
+        ("layers:\n  a: 8\n  a: 4", 3, "twice"),
+    ):
+        bits.write_text(text)
+        with pytest.raises(UnsupportedRecipe) as refused:
+            load_recipe(str(path))
+        assert refused.value.message.startswith(f"{bits}:{line}: ")
+        assert words in refused.value.message
+    bits.unlink()
+    with pytest.raises(UnsupportedRecipe, match=r"bits\.yaml"):
+        load_recipe(str(path))
 
 
 def test_recipes_by_name_and_by_path(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     """Convert a component and measure the result against torch.
 
     Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`. Inputs: ``component``, a
-    folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``; facts
-    ``psnr_db`` per output, ``inputs``, ``outputs``, ``precision``, ``toolchain``.
+    folder of the normalized checkpoint, and for ``epsilon_output`` its ``scheduler``. Outputs:
+    ``package``, one ``.mlpackage``; facts ``psnr_db`` per output, ``inputs``, ``outputs``,
+    ``precision``, ``toolchain``.
 
     Raises:
         PermanentError: the component cannot be converted.
@@ -33,8 +34,12 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     from corepress_compile.parity import measure  # noqa: PLC0415
     from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
-    spec = BuildSpec.from_parameters(task.parameters)
-    folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
+    folders = {
+        name: materialize(artifact, workspace, workspace.scratch / name)
+        for name, artifact in task.inputs.items()
+    }
+    folder = folders["component"]
+    spec = BuildSpec.from_parameters(task.parameters, folders.get("scheduler"))
     name = f"{MODEL_NAMES[spec.component]}.mlpackage"
     package = workspace.scratch / name
     export_package(
@@ -80,4 +85,4 @@ def _description(component: str) -> str:
     return f"Stable Diffusion {component.replace('_', ' ')}"
 
 
-STAGE = Stage("convert", revision=3, run=run, toolchain=TOOLCHAIN)
+STAGE = Stage("convert", revision=4, run=run, toolchain=TOOLCHAIN)

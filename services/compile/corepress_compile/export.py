@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ import numpy as np
 import torch
 from coremltools.converters.mil.frontend.torch import register_torch_op
 from coremltools.converters.mil.frontend.torch.ops import noop
+from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from corepress.domain.errors import InternalError
 from corepress_compile.attention import apply_attention
+from corepress_compile.compression import compressions, layer_weights
 from corepress_compile.metadata import describe
 from corepress_compile.network import Network
-from corepress_compile.package import write_package
+from corepress_compile.package import main_block, write_package
 from corepress_compile.precision import float16_precision
 from corepress_compile.spec import BuildSpec
 from corepress_compile.stand_ins import StandIns, converting
+from corepress_compile.weights import Weights
 
 Progress = Callable[[str, float, float, str], None]
 """Takes a phase (``export``, ``convert``, ``save``), how far it is, its end, and the unit."""
@@ -33,13 +38,33 @@ def alias(context: Any, node: Any) -> None:
 register_torch_op(alias, override=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A converted network without its weights: it can be written with any, as often as wanted.
+
+    ``model`` is coremltools' own, whose folder holds the other constants. ``parameters`` are the
+    names in the network of the constants that are still empty, by the constants' names.
+    """
+
+    model: Any
+    parameters: Mapping[str, str]
+
+
 def export_package(
     spec: BuildSpec, network: Network, path: Path, description: str, progress: Progress
 ) -> None:
     """Convert a network and save it as a reproducible ``.mlpackage`` at ``path``.
 
-    The network's parameters are replaced by stand-ins on the way; its weights are only read when
-    the package is written.
+    Raises:
+        InternalError: see `convert_graph`.
+        PermanentError: see `save_package`.
+    """
+    graph = convert_graph(spec, network, progress)
+    save_package(spec, graph, network.weights, path, description, progress)
+
+
+def convert_graph(spec: BuildSpec, network: Network, progress: Progress) -> Graph:
+    """Convert a network; its parameters are replaced by stand-ins on the way.
 
     Raises:
         InternalError: a parameter did not become a constant of the program.
@@ -53,14 +78,36 @@ def export_package(
         model = _converted(spec, network, program)
     if lost := stand_ins.names - set(constants.values()):
         raise InternalError(f"parameters that are no constants of the program: {sorted(lost)}")
-    specification = model.get_spec()
+    return Graph(model, constants)
+
+
+def save_package(
+    spec: BuildSpec,
+    graph: Graph,
+    weights: Weights,
+    path: Path,
+    description: str,
+    progress: Progress,
+) -> None:
+    """Write a graph with its weights, compressed as the spec says.
+
+    Raises:
+        NonFiniteWeights: a weight that is to be compressed holds NaN or infinity.
+        UnsupportedRecipe: it gives bits to layers that the network has not.
+    """
+    specification = graph.model.get_spec()  # a copy
     describe(specification, spec, description)
+    compressible = {
+        name: weights.stored_name(graph.parameters[name])
+        for name in layer_weights(main_block(specification)) & graph.parameters.keys()
+    }
     write_package(
         path,
         specification,
-        Path(model.weights_dir) / "weight.bin",
-        constants,
-        network.weights,
+        Path(graph.model.weights_dir) / "weight.bin",
+        graph.parameters,
+        weights,
+        compressions(spec.compression, compressible),
         lambda done, total: progress("save", done, total, "B"),
     )
 
@@ -79,16 +126,28 @@ def _exported(network: Network) -> torch.export.ExportedProgram:
 
 
 def _converted(spec: BuildSpec, network: Network, program: torch.export.ExportedProgram) -> Any:
-    in_float32 = spec.precision == "float32"
+    precision = ct.precision.FLOAT32
+    if spec.precision == "float16":
+        precision = float16_precision(upcast_attention=_upcasts(network.module, spec))
     return ct.convert(
         program,
         convert_to="mlprogram",
         minimum_deployment_target=getattr(ct.target, spec.deployment_target),
-        compute_precision=ct.precision.FLOAT32 if in_float32 else float16_precision(),
+        compute_precision=precision,
         inputs=[
             ct.TensorType(name=i.name, shape=i.shape, dtype=np.dtype(i.dtype).type)
             for i in network.inputs
         ],
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in network.outputs],
         skip_model_load=True,
+    )
+
+
+def _upcasts(module: nn.Module, spec: BuildSpec) -> bool:
+    """Whether a network's attention was trained to be computed in float32.
+
+    The layouts for the Neural Engine, which knows no float32, do without.
+    """
+    return spec.attention == "original" and any(
+        isinstance(part, Attention) and bool(part.upcast_attention) for part in module.modules()
     )

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from corepress.domain.checkpoint import Component
-from corepress.domain.recipe import DENOISERS
+from corepress.domain.checkpoint import Component, TensorPlan
+from corepress.domain.recipe import DENOISERS, FEWEST_COMPRESSED, Compression, layer_of
 
 _BASE_BYTES = 0.7e9
 """Of torch, coremltools and a graph: conversion holds no weights."""
@@ -27,17 +27,35 @@ _VAE_PARTS = {
     "vae_decoder": ("decoder.", "post_quant_conv."),
     "vae_encoder": ("encoder.", "quant_conv."),
 }
-_WEIGHT_BYTES = {"float16": 2, "float32": 4}
+_WEIGHT_BITS = {"float16": 16, "float32": 32}
+_EMBEDDING_TABLES = "embeddings."
+"""In the names of text encoders' tables, which are looked up and not multiplied with."""
 
 
 def package_bytes(parameters: Mapping[str, Any], source: Component) -> int:
-    """The size of a model's package, but for its graph.
+    """The size of a model's package, but for its graph, palettes and scales.
 
     Args:
         parameters: of the convert task.
         source: the component that it is converted from.
     """
-    return _parameters(parameters, source) * _WEIGHT_BYTES[parameters["precision"]]
+    stated = parameters.get("compression")
+    compression = Compression(**stated) if stated else None
+    plain_bits = _WEIGHT_BITS[parameters["precision"]]
+    bits = sum(
+        prod(plan.shape) * (_compressed_bits(plan, compression) or plain_bits)
+        for plan in _plans(parameters, source)
+    )
+    return bits // 8
+
+
+def _compressed_bits(plan: TensorPlan, compression: Compression | None) -> int | None:
+    """The bits of an element, None where it is not compressed; see `compression.layer_weights`."""
+    is_layers = len(plan.shape) > 1 and _EMBEDDING_TABLES not in plan.name
+    if compression is None or not is_layers or prod(plan.shape) < FEWEST_COMPRESSED:
+        return None
+    found = compression.of_layer(layer_of(plan.name))
+    return found.bits if found else None
 
 
 def peak_memory_bytes(parameters: Mapping[str, Any], source: Component) -> int:
@@ -58,9 +76,13 @@ def peak_memory_bytes(parameters: Mapping[str, Any], source: Component) -> int:
 
 
 def _parameters(parameters: Mapping[str, Any], source: Component) -> int:
-    """How many parameters of the component the model has: a VAE gives two models."""
+    return sum(prod(plan.shape) for plan in _plans(parameters, source))
+
+
+def _plans(parameters: Mapping[str, Any], source: Component) -> list[TensorPlan]:
+    """The tensors of the component that the model has: a VAE gives two models."""
     prefixes = _VAE_PARTS.get(parameters["component"], ("",))
-    return sum(prod(plan.shape) for plan in source.tensors if plan.name.startswith(prefixes))
+    return [plan for plan in source.tensors if plan.name.startswith(prefixes)]
 
 
 def _attention_bytes(parameters: Mapping[str, Any], config: Mapping[str, Any]) -> float:

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from corepress.domain.errors import InvalidRequest
 from corepress_compile.denoisers import controlled_unet, controlnet, unet
 from corepress_compile.network import Input, Network, latent_size, module_without_data
+from corepress_compile.safety_checker import safety_checker
 from corepress_compile.spec import BuildSpec
 
 
@@ -139,4 +140,6 @@ _LOADERS: Mapping[str, Callable[[BuildSpec, Path], Network]] = {
     "vae_decoder": _vae_decoder,
     "vae_encoder": _vae_encoder,
     "controlnet": controlnet,
+    "unet_refiner": unet,
+    "safety_checker": safety_checker,
 }

@@ -1,7 +1,8 @@
 """The gate: how far a package is from the checkpoint's own forward in torch.
 
 Three figures, never mixed. *conversion*: torch has the weights as the package stores them, so that
-only the graph differs. *weights*: torch has the original weights, so that rounding shows too.
+only the graph differs. *weights*: torch has the original weights, so that rounding and compression
+show too.
 Both evaluate the package in float32 arithmetic. *native*, on request: as *conversion*, but every
 operation's result is rounded to its declared type, as a device that computes in float16 does.
 """
@@ -9,7 +10,7 @@ operation's result is rounded to its declared type, as a device that computes in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from corepress_compile.network import Input, Network
 from corepress_compile.networks import load_network
 from corepress_compile.reference import forward
 from corepress_compile.spec import BuildSpec
-from corepress_compile.weights import Weights
+from corepress_compile.stored import AsStored
 
 _TIMESTEPS = (1.0, 981.0)
 _REFINER_TIME_IDS = 5
@@ -57,8 +58,10 @@ def measure(
     network = load_network(spec, folder)
     inputs = example_inputs(network, spec)
     _hold_to_shapes(opened.path, opened.inputs, inputs)
-    exact = spec.precision == "float32" or network.weights.fit_float16()
-    weights = network.weights if exact else _InFloat16(network.weights)
+    weights = AsStored(network.weights, [opened], spec.precision)
+    exact = not weights.compressed and (
+        spec.precision == "float32" or network.weights.fit_float16()
+    )
     progress(0)
     stored = forward(network, weights, inputs)
     _hold_to_shapes(opened.path, opened.outputs, stored)
@@ -123,6 +126,8 @@ def _example(given: Input, spec: BuildSpec, vocabulary: int, generator: torch.Ge
         # original size and crop, then the target size, or the refiner's aesthetic score
         target = [height, width] if given.shape[1] > _REFINER_TIME_IDS else [_AESTHETIC_SCORE]
         return torch.tensor([[height, width, 0.0, 0.0, *target]] * given.shape[0])
+    if given.name == "adjustment":
+        return torch.zeros(given.shape)
     values = torch.randn(given.shape, generator=generator)
     if given.name == "x":
         values = values.clamp(-3, 3) / 3
@@ -132,22 +137,6 @@ def _example(given: Input, spec: BuildSpec, vocabulary: int, generator: torch.Ge
 def _vocabulary(module: nn.Module) -> int:
     tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)]
     return max(tables, default=0)
-
-
-class _InFloat16(Mapping[str, Tensor]):
-    """Weights as a float16 package stores them."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[name].half().float()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 def _rounded(figure_db: float) -> float | None:

@@ -91,7 +91,7 @@ def normalize_folder(
             "composition": composition_document(artifacts, options.lora_scales),
         }
         origin = source_document(uri or source.absolute().as_uri(), artifacts[CHECKPOINT])
-        document = manifest(facts, origin, normalized.files, sink.sha256s)
+        document = manifest(facts, origin, normalized.files)
         for path, blob in normalized.files.items():
             sink.place(blob.digest, new / path)
         (new / MANIFEST).write_bytes(json_file(document))

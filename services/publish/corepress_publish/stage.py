@@ -15,6 +15,7 @@ from corepress.domain.bundle import (
     MODEL_NAMES,
     RESOURCES,
     VOCABULARY,
+    component_of,
     controlnet_name,
 )
 from corepress.domain.errors import VerificationFailed
@@ -30,22 +31,20 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     """Assemble a bundle.
 
     Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
-    role), and under ``facts`` those of normalize and of each model's convert stage;
-    ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
-    ``model/<component>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``.
-    Outputs: ``bundle``; facts: the manifest.
+    role), ``attachments`` (the roles of checkpoints beside the base model, by the names of their
+    models), and under ``facts`` those of each checkpoint's normalize and of each model's convert
+    stage; ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
+    ``model/<name>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``. Outputs:
+    ``bundle``; facts: the manifest.
 
     Raises:
         VerificationFailed: a model has a lower figure.
     """
     _refuse_below_threshold(task.parameters["facts"], task.parameters["min_psnr_db"])
     models = {
-        name.removeprefix(_MODEL_INPUT): artifact
-        for name, artifact in task.inputs.items()
-        if name.startswith(_MODEL_INPUT)
+        name: _placed(name, artifact, task.parameters)
+        for name, artifact in _models(task.inputs).items()
     }
-    if "controlnet" in models:
-        models["controlnet"] = _named_controlnet(models["controlnet"], task.parameters)
     files = {
         f"{RESOURCES}/{path}": blob
         for artifact in models.values()
@@ -74,13 +73,25 @@ def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, 
         )
 
 
-def _named_controlnet(model: Artifact, parameters: Mapping[str, Any]) -> Artifact:
-    """A ControlNet where apps look for it, among others and under a name of its own."""
-    uri = parameters["facts"]["normalize"]["source"]["uri"]
-    stem = f"{CONTROLNETS}/{controlnet_name(parameters['name'], uri)}"
+def _models(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    return {
+        name.removeprefix(_MODEL_INPUT): artifact
+        for name, artifact in inputs.items()
+        if name.startswith(_MODEL_INPUT)
+    }
+
+
+def _placed(name: str, model: Artifact, parameters: Mapping[str, Any]) -> Artifact:
+    """A model where apps look for it: a ControlNet among others, under a name of its own."""
+    if component_of(name) != "controlnet":
+        return model
+    place = name
+    if name == "controlnet":
+        uri = parameters["facts"]["normalize"]["source"]["uri"]
+        place = f"{CONTROLNETS}/{controlnet_name(parameters['name'], uri)}"
     return Artifact(
         {
-            path.replace(MODEL_NAMES["controlnet"], stem, 1): blob
+            path.replace(MODEL_NAMES["controlnet"], place, 1): blob
             for path, blob in model.files.items()
         }
     )
@@ -110,4 +121,4 @@ def _keep_json(document: Mapping[str, Any], workspace: Workspace) -> Blob:
     return workspace.keep_bytes(text.encode() + b"\n")
 
 
-STAGE = Stage("publish", revision=2, run=run, toolchain=("corepress",))
+STAGE = Stage("publish", revision=3, run=run, toolchain=("corepress",))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Set
 from pathlib import PurePath
 
-from corepress.domain.recipe import ComponentName
+from corepress.domain.job import default_name
+from corepress.domain.recipe import COMPONENTS, ComponentName
 
 SCHEMA = "corepress.bundle/1"
 MANIFEST = "manifest.json"
@@ -28,7 +29,9 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
     "controlled_unet": "ControlledUnet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "safety_checker": "SafetyChecker",
     "controlnet": "ControlNet",
+    "unet_refiner": "UnetRefiner",
 }
 """The file name of each component's model, as Apple's Swift package looks for it; a ControlNet is
 called by its own name, see `controlnet_name`."""
@@ -56,6 +59,24 @@ def controlnet_name(name: str, uri: str) -> str:
     return "".join(
         word.title() for word in re.split(r"[^A-Za-z0-9]+", on_hub[1] if on_hub else name)
     )
+
+
+def attached_controlnet(uri: str) -> str:
+    """What a manifest calls a ControlNet that was given beside a base model: its path, in short."""
+    return f"{CONTROLNETS}/{controlnet_name(default_name(uri), uri)}"
+
+
+def component_of(name: str) -> ComponentName:
+    """The kind of a model by its name in a manifest.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    kind = name.partition("/")[0]
+    for component in COMPONENTS:
+        if component == kind:
+            return component
+    raise ValueError(f"there is no kind of model called {kind!r}")
 
 
 def missing_resources(family: str, names: Set[str]) -> list[str]:

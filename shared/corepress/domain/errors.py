@@ -149,6 +149,18 @@ class IncompatibleVae(PermanentError):
     code = "incompatible-vae"
 
 
+class IncompatibleControlNet(PermanentError):
+    """A ControlNet that does not fit the base model it is given to."""
+
+    code = "incompatible-controlnet"
+
+
+class IncompatibleRefiner(PermanentError):
+    """A refiner that does not fit the base model it is given to."""
+
+    code = "incompatible-refiner"
+
+
 class AmbiguousPredictionType(PermanentError):
     """The weights cannot tell epsilon from v-prediction; an option must."""
 

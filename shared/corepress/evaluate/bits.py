@@ -34,3 +34,18 @@ def sign_extended(elements: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
     """Unsigned numbers of ``bits`` bits read as two's complement."""
     shift = BYTE_BITS - bits
     return (elements << shift).view(np.int8) >> shift
+
+
+def pack(elements: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `unpack`: as few bytes as hold all elements, filled up with zeros."""
+    period_bytes = math.lcm(bits, BYTE_BITS) // BYTE_BITS
+    per_group = period_bytes * BYTE_BITS // bits
+    groups = np.zeros((math.ceil(len(elements) / per_group), per_group), np.uint8)
+    groups.reshape(-1)[: len(elements)] = elements
+    packed = np.zeros((len(groups), period_bytes), np.uint8)
+    for position in range(per_group):
+        byte, shift = divmod(position * bits, BYTE_BITS)
+        packed[:, byte] |= groups[:, position] << shift
+        if shift + bits > BYTE_BITS:
+            packed[:, byte + 1] |= groups[:, position] >> (BYTE_BITS - shift)
+    return packed.reshape(-1)[: math.ceil(len(elements) * bits / BYTE_BITS)]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import TypeAdapter
 
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import valid_name
-from corepress.domain.recipe import Recipe
-
-Location = Sequence[int | str]
-"""The keys and indices that lead to a value."""
+from corepress.domain.recipe import MODERN_TARGETS, Recipe
+from corepress.recipes.document import Fault, parse, read_text
+from corepress.recipes.layer_bits import parse_layer_bits
 
 _RECIPE = TypeAdapter(Recipe)
 
@@ -53,18 +49,13 @@ def load_recipe(name_or_path: str) -> Recipe:
     """
     path = Path(name_or_path)
     if name_or_path.endswith((".yaml", ".yml")) or len(path.parts) > 1:
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UnsupportedRecipe(
-                f"cannot read the recipe file {name_or_path}: {error}", path=name_or_path
-            ) from error
-        return parse_recipe(text, name_or_path)
+        recipe = parse_recipe(read_text(path, name_or_path), name_or_path)
+        return _with_mixed_files_read(recipe, path.parent)
     return parse_recipe(built_in_text(name_or_path), f"{name_or_path}.yaml")
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
-    """A recipe from the text of its file.
+    """A recipe from the text of its file; files that it names are not read.
 
     Args:
         text: YAML.
@@ -73,59 +64,23 @@ def parse_recipe(text: str, where: str) -> Recipe:
     Raises:
         UnsupportedRecipe: names file, line and allowed values.
     """
-    try:
-        document = yaml.load(text, _Loader)
-        root = yaml.compose(text, _Loader)
-        as_json = json.dumps(document, default=str)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise UnsupportedRecipe(f"{where}{line}: not YAML: {problem}", path=where) from error
-    if not isinstance(document, dict):
-        raise UnsupportedRecipe(
-            f"{where}:1: a recipe is a mapping of keys to values, beginning with `name:`",
-            path=where,
-        )
-    try:
-        recipe = _RECIPE.validate_json(as_json, strict=True)
-    except ValidationError as error:
-        problems = _worded(error.errors())
-    else:
-        problems = list(_impossible(recipe))
-        if not problems:
-            return recipe
-    faults = sorted((_line(root, location), words) for location, words in problems)
-    raise UnsupportedRecipe(
-        "\n".join(f"{where}:{line}: {words}" for line, words in faults),
-        hint="the README describes every key of a recipe file",
-        path=where,
-    )
+    return parse(_RECIPE, text, where, _impossible)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no mapping has a key twice, and what is wrong has a line."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # of values such as !!bool maybe
-            problem = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+def _with_mixed_files_read(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with what the files that it names say, so that it stands for itself."""
+    compression = dict(recipe.compression)
+    for component, stated in recipe.compression.items():
+        if stated.mixed is not None:
+            path = folder / stated.mixed
+            layers = parse_layer_bits(
+                read_text(path, str(path)), str(path), recipe.deployment_target
+            )
+            compression[component] = replace(stated, mixed=None, layers=layers)
+    return replace(recipe, compression=compression)
 
 
-def _impossible(recipe: Recipe) -> Iterator[tuple[Location, str]]:
+def _impossible(recipe: Recipe) -> Iterator[Fault]:
     """Where a recipe of the right types makes no sense, and why."""
     if not recipe.name or valid_name(recipe.name) != recipe.name:
         yield (
@@ -141,52 +96,12 @@ def _impossible(recipe: Recipe) -> Iterator[tuple[Location, str]]:
             yield ("sizes", index), f"sizes.{index}: give positive numbers of pixels"
         if size in recipe.sizes[:index]:
             yield ("sizes", index), f"sizes.{index}: the same size stands there twice"
-
-
-def _worded(problems: Sequence[ErrorDetails]) -> list[tuple[Location, str]]:
-    """Where values have a wrong type, and what is allowed.
-
-    Left out is that a list is not the word allowed in its place, where the list has a fault.
-    """
-    return [
-        (problem["loc"], _words(problem))
-        for problem in problems
-        if problem["type"] != "literal_error"
-        or not isinstance(problem["input"], list)
-        or [other["loc"][:1] for other in problems].count(problem["loc"][:1]) == 1
-    ]
-
-
-def _words(problem: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in problem["loc"] if _is_key(part))
-    value = problem["input"]
-    shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
-    message = {
-        "unexpected_keyword_argument": "no such key in a recipe",
-        "unexpected_property": "no such key in a recipe",
-        "missing": "missing",
-        "missing_argument": "missing",
-    }.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return f"{key}: {message}{shown}" if key else message
-
-
-def _is_key(part: object) -> bool:
-    # pydantic names the member of a union it tried between the keys: not a key of the file
-    return isinstance(part, int) or (
-        isinstance(part, str) and not part.startswith(("literal[", "list[", "tuple[", "[key]"))
-    )
-
-
-def _line(node: yaml.Node | None, location: Location) -> int:
-    """The line, from 1, of the deepest node on the way to a key."""
-    line = 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == part:
-                    line, node = key.start_mark.line + 1, value
-                    break
-        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
-            node = node.value[int(part)]
-            line = node.start_mark.line + 1
-    return line
+    if recipe.deployment_target in MODERN_TARGETS:
+        return
+    for component, compression in recipe.compression.items():
+        if compression.modern:
+            yield (
+                ("compression", component, compression.modern),
+                f"compression.{component}.{compression.modern}: 3-bit palettes, 4-bit integers and "
+                f"groups need a deployment target of iOS18, macOS15 or newer",
+            )

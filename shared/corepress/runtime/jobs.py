@@ -16,9 +16,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from corepress.domain.artifact import canonical_json
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavailable
 from corepress.domain.job import JobRequest
-from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
+from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
 from corepress.domain.stage import Outputs, Stage
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus
@@ -26,6 +27,7 @@ from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.actions import action_of, load_outputs
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+_BASE = step_of("normalize", CHECKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ def submit(
         sources: the resolved sources by role, see the fetch stage.
 
     Raises:
-        InvalidRequest: something in it is no JSON, such as a name that is no Unicode.
+        InvalidRequest: something in it is no JSON, such as a name that is no Unicode, or two of
+            its models would have the same name.
     """
     nodes = opening_nodes(request, sources)
     try:
@@ -80,15 +83,18 @@ def done_before(
                 missing.add(node.id)
                 continue
             done[node.id] = outputs
-            if node.stage == "normalize":
-                nodes += build_nodes(request, outputs.facts)
+            if node.id == _BASE:
+                nodes += build_nodes(
+                    request, {role: done[step].facts for role, step in _normalizing(request)}
+                )
     return set(done)
 
 
 def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:
     """Record that a node is done and publish what follows.
 
-    Where the node was normalize, its plan is written before anything follows from it.
+    The base model is normalized last. With that the job's plan is written, before anything follows
+    from it.
 
     Args:
         action: the key of the committed action.
@@ -100,8 +106,14 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
     node = next((node for node in _nodes(store, job) if node.id == node_id), None)
     if node is None:
         raise InvalidRequest(f"job {job} has no step {node_id!r}")
-    if node.stage == "normalize":
-        nodes = build_nodes(_request(store, job), _outputs(store, action).facts)
+    if node.id == _BASE:
+        request = _request(store, job)
+        settled = {**steps(store, job), node.id: {"action": action}}
+        facts = {
+            role: _outputs(store, settled[step]["action"]).facts
+            for role, step in _normalizing(request)
+        }
+        nodes = build_nodes(request, facts)
         store.create(_key(job, "plan"), canonical_json([n.document() for n in nodes]))
     _settle(store, bus, job, node_id, {"action": action})
 
@@ -131,6 +143,11 @@ def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
         key.removeprefix(prefix).removesuffix(".json"): json.loads(store.get(key))
         for key in store.keys(prefix)
     }
+
+
+def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
+    """The roles of a job's checkpoints, and the nodes that normalize them."""
+    return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
 
 
 def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any]) -> None:
