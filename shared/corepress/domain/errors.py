@@ -222,6 +222,13 @@ class CompilationFailed(PermanentError):
     code = "compilation-failed"
 
 
+class Cancelled(PermanentError):
+    """Somebody cancelled the job."""
+
+    code = "cancelled"
+    exit_code = ExitCode.OUTSIDE
+
+
 class DiskFull(TransientError):
     """No room for what is about to be written."""
 
@@ -241,7 +248,7 @@ class SourceNotFound(PermanentError):
 
 
 class AccessDenied(PermanentError):
-    """The source or the store refuses our credentials."""
+    """The source, the store or the bus refuses our credentials."""
 
     code = "access-denied"
     exit_code = ExitCode.OUTSIDE

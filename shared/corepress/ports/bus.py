@@ -96,6 +96,15 @@ class Bus(Protocol):
         """What was given up, oldest first."""
         ...
 
+    def announce(self, topic: str, body: bytes) -> None:
+        """Tell an event to whoever listens; nobody need.
+
+        Args:
+            topic: words with dots between them, such as ``job.accepted``.
+            body: the event.
+        """
+        ...
+
     def redrive(self, chosen: Collection[str]) -> int:
         """Deliver dead letters, which are named by their ids, as first attempts again.
 

@@ -17,7 +17,14 @@ import tenacity
 from corepress.adapters.rabbitmq import letters
 from corepress.adapters.rabbitmq.letters import ATTEMPT, REASON, message_properties
 from corepress.adapters.rabbitmq.link import Link, Outage
-from corepress.adapters.rabbitmq.topology import DEAD, DELAYS_S, WORK, delay_exchange, queue_of
+from corepress.adapters.rabbitmq.topology import (
+    DEAD,
+    DELAYS_S,
+    EVENTS,
+    WORK,
+    delay_exchange,
+    queue_of,
+)
 from corepress.ports.bus import DeadLetter, Delivery
 
 _LONGEST_OUTAGE_S = 45.0
@@ -66,6 +73,10 @@ class RabbitBus:
         """What was given up, oldest first."""
         with self._link.scratch() as channel:
             return [letter for _, letter in letters.browse(channel)]
+
+    def announce(self, topic: str, body: bytes) -> None:
+        """Tell an event; where no queue is bound to its topic, it is gone."""
+        self._send(EVENTS, topic, body, {}, mandatory=False)
 
     def redrive(self, chosen: Collection[str]) -> int:
         """Send dead letters to their stages again."""
@@ -131,8 +142,15 @@ class RabbitBus:
             channel.basic_reject(unneeded.tag, requeue=True)
         return arrived[0] if arrived else None
 
-    def _send(self, exchange: str, key: str, body: bytes, headers: Mapping[str, Any]) -> None:
-        """Publish, confirmed and routed.
+    def _send(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        headers: Mapping[str, Any],
+        mandatory: bool = True,
+    ) -> None:
+        """Publish, confirmed and, where that is mandatory, routed.
 
         A broker that was there before is waited for; a message whose confirmation was lost goes out
         twice, as every message may.
@@ -141,7 +159,7 @@ class RabbitBus:
 
         def call() -> None:
             with self._link.outgoing() as channel:
-                channel.basic_publish(exchange, key, body, properties, mandatory=True)
+                channel.basic_publish(exchange, key, body, properties, mandatory=mandatory)
 
         if not self._link.was_open:
             call()

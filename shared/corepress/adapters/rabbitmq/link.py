@@ -56,7 +56,9 @@ class Link:
     def __init__(self, url: str, name: str) -> None:
         try:
             self._parameters = pika.URLParameters(url)
-        except (ValueError, TypeError) as error:
+            if not url.startswith(("amqp://", "amqps://")):
+                raise ValueError(f"{url!r} is no amqp:// address")  # noqa: TRY301
+        except (ValueError, TypeError, IndexError) as error:
             raise InvalidRequest(
                 f"the bus's address means nothing: {error}",
                 hint="it is such as amqp://user:password@host:5672/%2F",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pika.exceptions import ChannelClosedByBroker
 
@@ -11,6 +11,9 @@ from corepress.adapters.rabbitmq.link import Link
 from corepress.adapters.rabbitmq.topology import Exchange, Queue, Topology
 
 _NOT_FOUND, _DIFFERS = 404, 406
+
+Part = TypeVar("Part", Exchange, Queue)
+Declare = Callable[[Any, Part], None]
 
 
 def apply(link: Link, wanted: Topology) -> None:
@@ -36,31 +39,25 @@ def faults(link: Link, wanted: Topology) -> list[str]:
     Raises:
         BusUnavailable, AccessDenied: see `apply`.
     """
-    return [
-        *_faults(link, "exchange", wanted.exchanges, _look_at_exchange, _declare_exchange),
-        *_faults(link, "queue", wanted.queues, _look_at_queue, _declare_queue),
+    found = [
+        *(_fault(link, each, _look_at_exchange, _declare_exchange) for each in wanted.exchanges),
+        *(_fault(link, each, _look_at_queue, _declare_queue) for each in wanted.queues),
     ]
+    return [fault for fault in found if fault is not None]
 
 
-def _faults(
-    link: Link,
-    what: str,
-    wanted: tuple[Any, ...],
-    look_at: Callable[[Any, Any], None],
-    declare: Callable[[Any, Any], None],
-) -> Iterator[str]:
-    for each in wanted:
+def _fault(link: Link, wanted: Part, look_at: Declare[Part], declare: Declare[Part]) -> str | None:
+    with link.scratch() as channel:
         try:
-            with link.scratch() as channel:
-                look_at(channel, each)
-                declare(channel, each)  # it is there: the broker compares its properties
+            look_at(channel, wanted)
+            declare(channel, wanted)  # it is there: the broker compares its properties
         except ChannelClosedByBroker as error:
             if error.reply_code == _NOT_FOUND:
-                yield f"the {what} {each.name} is missing"
-            elif error.reply_code == _DIFFERS:
-                yield f"the {what} {each.name} differs: {error.reply_text}"
-            else:
-                raise
+                return f"{wanted.name} is missing"
+            if error.reply_code == _DIFFERS:
+                return f"{wanted.name} differs: {error.reply_text}"
+            raise
+    return None
 
 
 def _look_at_exchange(channel: Any, exchange: Exchange) -> None:
