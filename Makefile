@@ -31,7 +31,7 @@ run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safet
 	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
 
 test: $(SETUP) lint types imports servers ## all checks and tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 servers: ## install the servers that tests run against: apt on Debian
 	tests/servers/install.sh

@@ -86,10 +86,10 @@ def _file(folder: Path, rounds: int, *, float32: bool) -> None:
     contenders = {
         "cp": Contender(["cp", str(source), str(out)], out),
         "corepress": Contender(_normalize(source, out), out),
-        "diffusers, float16": Contender(_python(DIFFUSERS, source, config, out, "float16"), out),
+        "diffusers, float16": Contender(python(DIFFUSERS, source, config, out, "float16"), out),
     }
     if float32:
-        command = _python(DIFFUSERS, source, config, out, "float32")
+        command = python(DIFFUSERS, source, config, out, "float32")
         contenders["diffusers, float32"] = Contender(command, out)
     print(f"\nfile: {source.stat().st_size / 1e9:.1f} GB to a folder")
     compete(contenders, [source], rounds)
@@ -107,14 +107,14 @@ def _configuration(source: Path, folder: Path) -> Path:
 def _unet(folder: Path, rounds: int, case: str, dtype: str) -> None:
     source, out = folder / "model", folder / "out"
     if not source.exists():
-        command = _python(SAVE_UNET, json.dumps(CONFIG), source)
+        command = python(SAVE_UNET, json.dumps(CONFIG), source)
         subprocess.run(command, check=True)
     files = below(source)
     precision = "fp16" if dtype == "float16" else "fp32"
     contenders = {
         "cp": Contender(["cp", "-r", str(source), str(out)], out),
         "corepress": Contender([*_normalize(source, out), "--precision", precision], out),
-        "diffusers": Contender(_python(LOAD_AND_SAVE, source, out, dtype), out),
+        "diffusers": Contender(python(LOAD_AND_SAVE, source, out, dtype), out),
     }
     size_gb = sum(path.stat().st_size for path in files) / 1e9
     shards = sum(path.suffix == ".safetensors" for path in files)
@@ -144,7 +144,7 @@ def _normalize(source: Path, out: Path) -> list[str]:
     ]
 
 
-def _python(code: str, *arguments: object) -> list[str]:
+def python(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 

@@ -58,3 +58,6 @@ class GatedRunner:
 
     def run(self, task: Task, progress: ProgressCallback) -> Run:
         return self._gate.through(lambda: self._inner.run(task, progress))
+
+    def interrupt(self) -> None:
+        self._inner.interrupt()

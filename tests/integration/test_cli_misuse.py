@@ -117,6 +117,9 @@ def test_places_that_cannot_be_written(recipe: Path, tmp_path: Path, place: str)
         *("normalize", *tiny_arguments("sd15"), "--out", tmp_path / place, "--json"), status=3
     ).document["error"]
     assert out["code"] == "output-conflict"
+    before_work = run(recipe, "--out", tmp_path / place, "--state", tmp_path / "state", status=3)
+    assert before_work.document["error"]["code"] == "output-conflict"
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_state_folder_in_use(recipe: Path, tmp_path: Path) -> None:
@@ -211,6 +214,15 @@ def test_json_is_all_there_is_on_stdout(recipe: Path, tmp_path: Path) -> None:
     (job,) = finished.document["jobs"]
     assert job["errors"] == {}
     assert "convert-text_encoder" in finished.stderr
+
+
+def test_whoever_reads_may_stop_reading() -> None:
+    command = [*COMMAND, "inspect", *tiny_arguments("sd15")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_bars_on_a_terminal(recipe: Path, tmp_path: Path) -> None:

@@ -169,8 +169,9 @@ def test_toolchain_names_all_versions_that_took_part() -> None:
         "name": "two-hosts",
         "clip_skip": None,
         "further_sources": {},
+        "attachments": {},
         "size": [128, 128],
-        "recipe": {},
+        "recipe": {"prediction_type": "native"},
         "facts": {"normalize": normalized, **facts},
     }
     blob = Blob(sha256_digest(b"model"), 5)
@@ -194,12 +195,14 @@ def test_what_a_checkpoint_was_composed_with() -> None:
         "name": "composed",
         "clip_skip": None,
         "size": None,
-        "recipe": {"name": "original", "attention": "original", "deployment_target": "iOS17"},
+        "recipe": {"name": "original", "attention": "original", "deployment_target": "iOS17"}
+        | {"prediction_type": "native"},
         "further_sources": {
             "vae": "/home/someone/vae",
             "lora-0": "https://example.org/style.safetensors?token=word",
             "lora-1": "file:///home/someone/a|b.safetensors",
         },
+        "attachments": {},
         "facts": {"normalize": normalized},
     }
     manifest = bundle_manifest(parameters, {})

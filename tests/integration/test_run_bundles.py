@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from cli_support import Finished, corepress, files_below, tiny_arguments, write_recipe
+import torch
+from cli_support import Finished, corepress, files_below, invoke, tiny_arguments, write_recipe
+from diffusers import DiffusionPipeline
 from golden_figures import (
     TEXT_ENCODERS,
     text_encoder_db,
@@ -24,16 +27,23 @@ from golden_figures import (
     vae_decoder_db,
     vae_encoder_db,
 )
+from PIL import Image
+from process_support import Started
 from safetensors.torch import load_file, save_file
+from tokenizer_support import small_tokenizer
 from torch import cat
 
 from corepress.evaluate import Package
 
 GOLDEN_SIZE = [32, 32]
-ANOTHER_DAY = """
-import datetime, time_machine
-time_machine.travel(datetime.datetime.now() + datetime.timedelta(days=400), tick=True).start()
+DAYS_AHEAD = 400
+ANOTHER_DAY = f"""
+import datetime, os, pathlib, time_machine
+ahead = datetime.datetime.now() + datetime.timedelta(days={DAYS_AHEAD})
+time_machine.travel(ahead, tick=True).start()
+pathlib.Path(__file__).with_name(f"{{os.getpid()}}.day").write_text(str(datetime.date.today()))
 """
+"""Shifts the clock of every Python process, which tells the day that it lives in."""
 MODELS = {
     "sd15": {"TextEncoder", "Unet", "VAEDecoder", "VAEEncoder"},
     "sdxl-base": {"TextEncoder", "TextEncoder2", "Unet", "VAEDecoder", "VAEEncoder"},
@@ -144,22 +154,26 @@ def test_every_figure_is_reported(run_job: Any, name: str) -> None:
         assert all(figure["conversion"] > gate for figure in entry["psnr_db"].values())
 
 
-def test_bundles_do_not_tell_the_day(run_job: Any, tmp_path: Path) -> None:
+def test_killed_in_its_unet_and_finished_on_another_day(run_job: Any, tmp_path: Path) -> None:
+    """Neither leaves a trace in the bundle."""
     job = run_job("sd15")
     (tmp_path / "sitecustomize.py").write_text(ANOTHER_DAY)
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    shifted = subprocess.run(
-        [sys.executable, "-c", "import datetime; print(datetime.date.today().year)"],
-        env=environment,
-        capture_output=True,
-        check=True,
-    )
-    assert int(shifted.stdout) > time.gmtime().tm_year
-    corepress(
-        *("run", *tiny_arguments("sd15"), "--recipe", job.folder / "golden.yaml"),
+    arguments: list[str | Path] = [
+        *("run", *tiny_arguments("sd15"), "--recipe", job.folder / "golden.yaml", "--json"),
         *("--state", tmp_path / "state", "--out", tmp_path / "out"),
-        environment=environment,
-    )
+    ]
+    command = Started(arguments, tmp_path / "log", environment)
+    command.wait_for("convert-unet")
+    time.sleep(2)  # somewhere in the middle
+    stage, *_ = command.kill()
+    lived = date.fromisoformat((tmp_path / f"{stage.pid}.day").read_text())
+    assert lived - date.today() >= timedelta(days=DAYS_AHEAD - 1)
+    assert not (tmp_path / "out").exists()
+    steps = cached(corepress(*arguments, environment=environment))
+    done_before = {step.rpartition("-")[0] or step for step, done in steps.items() if done}
+    assert {"fetch", "normalize", "convert-text_encoder"} <= done_before
+    assert not any(step.startswith("convert-unet") for step in done_before)
     assert files_below(tmp_path / "out" / "model" / "golden") == files_below(job.bundle)
 
 
@@ -232,6 +246,36 @@ def test_what_two_checkpoints_share_is_converted_once(run_job: Any) -> None:
     }
 
 
+def test_several_sources_and_recipes(run_job: Any) -> None:
+    """Every checkpoint under every recipe, and what they share is done once."""
+    job = run_job("sd15")
+    source, *options = tiny_arguments("sd15")
+    (job.folder / "other.safetensors").write_bytes(Path(source).read_bytes())
+    recipes = [
+        write_recipe(job.folder, name, components=["text_encoder"], precision={"default": name})
+        for name in ("float16", "float32")
+    ]
+    finished = corepress(
+        *("run", source, job.folder / "other.safetensors", *options, "--json"),
+        *("--recipe", recipes[0], "--recipe", recipes[1]),
+        *("--state", job.folder / "state", "--out", job.folder / "several"),
+    )
+    first, second = finished.document["jobs"]
+    assert [first["name"], second["name"]] == ["model", "other"]
+    converted = [done["cached"] for node, done in first["actions"].items() if "convert" in node]
+    assert sorted(converted) == [False, True]  # in float16 by the first run
+    assert all(done["cached"] for node, done in second["actions"].items() if "convert" in node)
+    for done in (first, second):
+        assert done["builds"].keys() == {"float16", "float32"}
+        for precision, build in done["builds"].items():
+            bundle = job.folder / "several" / done["name"] / precision
+            assert build["path"] == str(bundle)
+            (entry,) = json.loads((bundle / "manifest.json").read_text())["components"].values()
+            assert entry["precision"] == precision
+            figures = text_encoder_db("sd15", "text_encoder", Package.open(bundle / entry["path"]))
+            assert min(figures.values()) > threshold_db("sd15", precision)
+
+
 def test_several_sizes_give_several_builds(run_job: Any) -> None:
     job = run_job("sd15")
     recipe = write_recipe(
@@ -282,3 +326,40 @@ def test_a_unet_that_takes_an_image_beside_the_latent(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out/edit/unet/manifest.json").read_text())
     assert manifest["family"] == "sd15-pix2pix"
     assert manifest["components"]["unet"]["inputs"][0]["shape"] == [2, 8, 16, 16]
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_an_image_of_a_bundle_beside_that_of_its_checkpoint(
+    run_job: Any, name: str, tmp_path: Path
+) -> None:
+    job = run_job(name)
+    tokenizer = ("--tokenizer", small_tokenizer(tmp_path / "tokenizer"))
+    images = tmp_path / "images"
+    converted = cached(job.again(job.folder / "golden.yaml", str(images), *tokenizer))
+    assert all(done for step, done in converted.items() if step.startswith("convert"))
+    bundle = images / "model" / "golden"
+    drawn = tmp_path / "both.png"
+    texts = {"prompt": "a cat on a mat", "negative_prompt": "rain", "guidance_scale": 4.0}
+    wish = ("--prompt", texts["prompt"], "--negative-prompt", texts["negative_prompt"])
+    report = invoke(
+        *("verify", bundle, "--against", *tiny_arguments(name), *tokenizer),
+        *("--image", drawn, *wish, "--steps", "3", "--seed", "7", "--guidance-scale", "4"),
+    )
+    image = json.loads(drawn.with_suffix(".json").read_text())
+    assert report["image"] == image
+    assert image["psnr_db"] > 40
+    assert min(image["latents_psnr_db"]) > 50
+
+    corepress("normalize", *tiny_arguments(name), *tokenizer, "--out", tmp_path / "normalized")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "normalized").to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(7))
+    made = pipeline(
+        **texts, latents=noise, height=32, width=32, num_inference_steps=3, output_type="np"
+    ).images[0]
+    panels = numpy.asarray(Image.open(drawn)) / 255
+    assert panels.shape == (32, 96, 3)
+    expected, actual, difference = numpy.split(panels, 3, axis=1)
+    assert abs(expected - made).max() < 0.01
+    assert abs(actual - made).max() < 0.05
+    assert difference.max() == 1

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
-from cli_support import COMMAND, corepress, files_below, tiny_arguments, write_recipe
+from cli_support import corepress, files_below, tiny_arguments, write_recipe
+from process_support import Started, assert_gone
 
 KILLS = 10
 
@@ -45,48 +44,17 @@ def bundle(folder: Path) -> dict[str, bytes]:
     return files_below(folder / "out")
 
 
-def start(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    with (folder / "log").open("wb") as log:
-        # a background job ignores SIGINT and hands that on; what is caught starts anew in a process
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            return subprocess.Popen([*COMMAND, *arguments(recipe, folder)], stdout=log, stderr=log)
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-def wait_for_line(folder: Path, line: str) -> None:
-    deadline_s = time.monotonic() + 60
-    while line not in (folder / "log").read_text():
-        assert time.monotonic() < deadline_s, (folder / "log").read_text()
-        time.sleep(0.02)
-
-
 def committed(folder: Path) -> dict[str, int]:
     """The committed actions, and when each was written."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("state/actions/*.json")}
 
 
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
 @pytest.mark.parametrize("tenth", range(KILLS))
 def test_killed_at_any_moment(reference: Uninterrupted, tmp_path: Path, tenth: int) -> None:
     moment = (tenth + random.Random(tenth).random()) / KILLS
-    process = start(reference.recipe, tmp_path)
-    try:
-        time.sleep(moment * reference.seconds)
-        family = [
-            psutil.Process(process.pid),
-            *psutil.Process(process.pid).children(recursive=True),
-        ]
-    finally:
-        process.kill()
-    process.wait()
-    assert_gone(family)
+    command = Started(arguments(reference.recipe, tmp_path), tmp_path / "log")
+    time.sleep(moment * reference.seconds)
+    command.kill()
     before = committed(tmp_path)
     seen = files_below(tmp_path / "out")
     assert seen in ({}, reference.bundle) or all(path.startswith("model/.") for path in seen)
@@ -99,19 +67,19 @@ def test_killed_at_any_moment(reference: Uninterrupted, tmp_path: Path, tenth: i
     assert sum(action["cached"] for action in job["actions"].values()) == len(before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_by_the_user(
     reference: Uninterrupted, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(reference.recipe, tmp_path)
+    command = Started(arguments(reference.recipe, tmp_path), tmp_path / "log")
+    command.wait_for("convert-text_encoder")
+    family = command.family()
+    command.process.send_signal(number)
     try:
-        wait_for_line(tmp_path, "convert-text_encoder")
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
-        assert process.wait(timeout=20) == 128 + number
+        assert command.process.wait(timeout=60) == 128 + number
     finally:
-        process.kill()
+        command.process.kill()
     assert_gone(family)
-    assert '"code": "interrupted"' in (tmp_path / "log").read_text()
+    assert '"code": "interrupted"' in command.said
     assert files_below(tmp_path / "out") == {}
     assert files_below(tmp_path / "state" / "tmp") == {}

@@ -274,3 +274,17 @@ def test_wrong_command_lines(tmp_path: Path) -> None:
     assert corepress("verify", tmp_path / "absent").exit_code == 2
     assert corepress("verify", tmp_path, "--native").exit_code == 2
     assert corepress("verify", SOURCE).exit_code == 2
+    assert corepress("verify", tmp_path, "--image", tmp_path / "both.png").exit_code == 2
+    for image in ("both.jpeg", "absent/both.png"):
+        against = ("--against", SOURCE, "--image", tmp_path / image)
+        assert corepress("verify", tmp_path, *against).exit_code == 2
+
+
+def test_no_image_without_what_takes_part(tmp_path: Path) -> None:
+    """The tiny text encoder embeds fewer tokens than CLIP's vocabulary has."""
+    against = ("--against", normalized_source(), "--image", tmp_path / "both.png")
+    assert verify(tiny_bundle(), *against, status=3)["error"]["code"] == "missing-config"
+    package = tiny_bundle() / "Resources" / "TextEncoder.mlpackage"
+    error = verify(package, *against, status=3)["error"]
+    assert error["code"] == "invalid-request"
+    assert list(tmp_path.iterdir()) == []

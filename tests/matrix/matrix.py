@@ -28,6 +28,7 @@ ENVIRONMENTS = (
 )
 """What is installed, with all that it needs; the last row is this project's own environment."""
 _TORCH_NEEDS = ("sympy", "networkx", "jinja2", "setuptools")
+_ACCELERATE = "accelerate==1.2.1"  # older diffusers open no shards without it
 
 FOLDERS = (
     ("sd15-exact", "sd15", []),
@@ -45,7 +46,8 @@ What `corepress normalize` writes is opened by `DiffusionPipeline.from_pretraine
 a `variant` argument, in each of these environments. Every parameter is compared with the file bit
 by bit, and UNet, VAE and text encoders with the outputs of the original authors' code. The folders:
 SD1.5 and SDXL base in float32 and float16, of the tiny checkpoints in `tests/fixtures/tiny`; and in
-the last column SD1.5 in shards, which are only written with `--max-shard-size`.
+the last column SD1.5 in shards, which are only written with `--max-shard-size`. diffusers 0.28.2
+opens no shards, not even its own; until 0.32.2 it needs accelerate for them, which is installed.
 
 `make matrix` builds the environments, does this, writes this page, and fails where anything does.
 
@@ -85,7 +87,14 @@ def _row(requirements: tuple[str, ...], columns: list[list[str]]) -> str:
     for folders in columns:
         said = _said(python, opener, *folders)
         cells.append("yes" if said.startswith("{") else f"no: {said}")
+    own = Path(__file__).with_name("own_shards.py")
+    if not _succeeds(python, str(own), f"{columns[0][0]}/pipeline/unet"):
+        cells[-1] = "opens no shards"
     return f"| {' | '.join(cells)} |\n"
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _said(*command: str) -> str:
@@ -104,7 +113,7 @@ def _python(requirements: tuple[str, ...]) -> str:
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     for path in {Path(file).parts[0] for file in distribution("torch").files or ()} - {".."}:
         (packages / path).symlink_to(Path(str(distribution("torch").locate_file(path))))
-    install = [python, "-m", "pip", "install", "--quiet", *requirements, *_TORCH_NEEDS]
+    install = [python, "-m", "pip", "install", "--quiet", *requirements, *_TORCH_NEEDS, _ACCELERATE]
     subprocess.run(install, check=True)
     return python
 

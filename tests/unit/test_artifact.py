@@ -24,9 +24,8 @@ from corepress.domain.artifact import (
     tensors_digest,
 )
 from corepress.domain.stage import Outputs, Task, action_key
-from corepress.identify import read_header
 from corepress.runtime.files import LocalFile
-from corepress_fetch.passage import TensorPassage
+from corepress.runtime.weights_digest import weights_digest
 
 A = TensorDigest("a", "F16", (2, 3), "aa" * 32)
 B = TensorDigest("b", "F32", (), "bb" * 32)
@@ -44,18 +43,8 @@ json_values = st.recursive(
 )
 
 
-def weights_digest(files: list[Path]) -> Digest:
-    """As fetch finds it out, from the bytes of one file or several."""
-    found: list[TensorDigest] = []
-    for path in files:
-        header = read_header(LocalFile(path), path.name)
-        passage = TensorPassage(header.values())
-        passage.feed(path.read_bytes())
-        found += [
-            TensorDigest(name, header[name].dtype, header[name].shape, known.data_sha256)
-            for name, known in passage.found.items()
-        ]
-    return tensors_digest(found)
+def digest_of(files: list[Path]) -> Digest:
+    return weights_digest(map(LocalFile, files))
 
 
 def test_layout_of_files_is_no_part_of_weights(tmp_path: Path) -> None:
@@ -67,15 +56,15 @@ def test_layout_of_files_is_no_part_of_weights(tmp_path: Path) -> None:
     names = sorted(tensors)
     save_file({name: tensors[name] for name in names[::2]}, tmp_path / "shard1")
     save_file({name: tensors[name] for name in names[1::2]}, tmp_path / "shard2")
-    whole = weights_digest([tmp_path / "whole"])
-    assert weights_digest([tmp_path / "remarked"]) == whole
-    assert weights_digest([tmp_path / "shard1", tmp_path / "shard2"]) == whole
-    assert weights_digest([tmp_path / "shard2", tmp_path / "shard1"]) == whole
-    assert weights_digest([tmp_path / "shard1"]) != whole
+    whole = digest_of([tmp_path / "whole"])
+    assert digest_of([tmp_path / "remarked"]) == whole
+    assert digest_of([tmp_path / "shard1", tmp_path / "shard2"]) == whole
+    assert digest_of([tmp_path / "shard2", tmp_path / "shard1"]) == whole
+    assert digest_of([tmp_path / "shard1"]) != whole
 
     tensors["bias"][3] += 1
     save_file(tensors, tmp_path / "changed")
-    assert weights_digest([tmp_path / "changed"]) != whole
+    assert digest_of([tmp_path / "changed"]) != whole
 
 
 @given(st.permutations([A, B, C]))

@@ -228,7 +228,7 @@ def test_a_classic_vae_without_its_quantizing_layers_is_incomplete():
 def converts(found: Identification) -> dict[str, list[int]]:
     """The models that the built-in recipe makes of a checkpoint, and their sizes in pixels."""
     facts = {**checkpoint_facts(found), "components": {name: {} for name in found.components}}
-    nodes = build_nodes(JobRequest("x", (load_recipe("original"),), "x"), facts)
+    nodes = build_nodes(JobRequest("x", (load_recipe("original"),), "x"), {"source": facts})
     tasks = [node.parameters for node in nodes if node.stage == "convert"]
     return {task["component"]: task.get("size") for task in tasks}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corepress.domain.artifact import Artifact, Blob, canonical_json, sha256_digest
 from corepress.domain.composition import Lora
-from corepress.domain.errors import UnsupportedRecipe
+from corepress.domain.errors import IncompatibleControlNet, UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
 from corepress.domain.recipe import Compression, Recipe
@@ -22,6 +22,7 @@ from corepress.domain.stage import Outputs, action_key
 SOURCE = {"uri": "file:///model.safetensors", "fingerprint": {"model.safetensors": [1, 2]}}
 SD15: dict[str, Any] = {
     "family": "sd15",
+    "prediction_type": "epsilon",
     "components": {"unet": {}, "vae": {"overflows_float16": False}, "text_encoder": {}},
     "vae_scale_factor": 8,
     "unet_divisor": 8,
@@ -45,7 +46,7 @@ def plan(
     *recipes: Recipe, facts: dict[str, Any] = SD15, options: Any = None, **request: Any
 ) -> dict[str, Node]:
     wanted = JobRequest("model", recipes, "model", options or CheckpointOptions(), **request)
-    return {node.id: node for node in build_nodes(wanted, facts)}
+    return {node.id: node for node in build_nodes(wanted, {"source": facts})}
 
 
 def of_stage(nodes: dict[str, Node], stage: str) -> list[Node]:
@@ -122,6 +123,91 @@ def test_the_opening() -> None:
     assert task.parameters["facts"].keys() == {"fetch"}
 
 
+def test_what_is_baked_in_touches_only_unets_that_need_it() -> None:
+    recipe = Recipe("a", guidance_scale=4, prediction_type="epsilon")
+    assert by_component(plan(recipe)) == by_component(plan(A))
+    consistency = {**SD15, "components": {"unet": {"guidance_embedding": True}, "vae": {}}}
+    v = {**SD15, "prediction_type": "v_prediction"}
+    for facts in (consistency, v):
+        usual, baked = (by_component(plan(each, facts=facts)) for each in (A, recipe))
+        assert {name for name in usual if usual[name] != baked[name]} == {"unet"}
+
+
+# checkpoints beside the base model
+
+NETWORK = {"context": 768, "channels": [320, 640], "layers": [2, 2]}
+CONTROLLED = {**SD15, "network": NETWORK}
+CONTROLNET = {**SD15, "family": "controlnet-sd15", "components": {"controlnet": {}}}
+CONTROLNET |= {"network": NETWORK}
+REFINER = {**SD15, "family": "sdxl-refiner", "network": {}}
+
+
+def attached_plan(recipe: Recipe, facts: dict[str, Any], **request: Any) -> dict[str, Node]:
+    wanted = JobRequest("model", (recipe,), "model", **request)
+    return {node.id: node for node in build_nodes(wanted, facts)}
+
+
+def published(nodes: dict[str, Node]) -> list[str]:
+    (publish,) = of_stage(nodes, "publish")
+    return [name.removeprefix("model/") for name in publish.inputs if name.startswith("model/")]
+
+
+def test_what_is_attached_joins_whatever_a_recipe_builds() -> None:
+    facts = {"source": CONTROLLED, "controlnet-0": CONTROLNET, "controlnet-1": CONTROLNET}
+    controlnets = ("a/canny.safetensors", "hf://lllyasviel/sd-controlnet-mlsd")
+    names = ["controlnet/Canny", "controlnet/LllyasvielSdControlnetMlsd"]
+    nodes = attached_plan(A, facts, controlnets=controlnets)
+    own = ["text_encoder", "unet", "controlled_unet", "vae_decoder", "vae_encoder"]
+    assert published(nodes) == [*own, *names]
+    nodes = attached_plan(Recipe("a", components=["unet"]), facts, controlnets=controlnets)
+    assert published(nodes) == ["unet", "controlled_unet", *names]
+    sdxl = {"source": SDXL, "refiner": REFINER}
+    nodes = attached_plan(Recipe("a", components=["unet"]), sdxl, refiner="refiner.safetensors")
+    assert published(nodes) == ["unet", "unet_refiner"]
+
+
+def test_a_controlnet_of_the_checkpoint_itself_is_built_with_a_unet_for_it() -> None:
+    both = {**SD15, "components": {"unet": {}, "controlnet": {}}}
+    assert published(plan(A, facts=both)) == ["unet", "controlled_unet", "controlnet"]
+    assert published(plan(Recipe("a", components=["controlnet"]), facts=both)) == ["controlnet"]
+
+
+def test_a_safety_checker_is_built_where_a_recipe_names_it() -> None:
+    checked = {**SD15, "components": {"vae": {}, "safety_checker": {}}}
+    assert published(plan(A, facts=checked)) == ["vae_decoder", "vae_encoder"]
+    assert published(plan(Recipe("a", components=["safety_checker"]), facts=checked)) == [
+        "safety_checker"
+    ]
+
+
+def test_a_size_has_to_suit_what_is_attached() -> None:
+    facts = {"source": SDXL, "refiner": REFINER}
+    recipe = Recipe("a", sizes=[(1056, 1024)])
+    with pytest.raises(UnsupportedRecipe, match="1056x1024 does not suit unet_refiner"):
+        attached_plan(recipe, facts, refiner="refiner.safetensors")
+
+
+def test_a_controlnet_that_gives_other_residuals_is_refused() -> None:
+    small = {**CONTROLNET, "network": {**NETWORK, "layers": [1, 1]}}
+    with pytest.raises(IncompatibleControlNet, match=r"layers is \[1, 1\], the UNet's \[2, 2\]"):
+        attached_plan(A, {"source": CONTROLLED, "controlnet-0": small}, controlnets=("canny",))
+
+
+def test_the_base_model_is_normalized_last_and_its_work_stays_the_same() -> None:
+    request = JobRequest("model.safetensors", (A,), "model")
+    more = replace(request, controlnets=("canny",), options=CheckpointOptions(ema=True))
+    alone = {node.id: node for node in opening_nodes(request, {"source": SOURCE})}
+    sources = {"source": SOURCE, "controlnet-0": SOURCE}
+    nodes = {node.id: node for node in opening_nodes(more, sources)}
+    assert nodes["normalize"].needs == {"fetch", "normalize-controlnet-0"}
+    assert nodes["normalize-controlnet-0"].needs == {"fetch-controlnet-0"}
+    # what is said of the base model is not said of a ControlNet
+    assert nodes["fetch-controlnet-0"].parameters == alone["fetch"].parameters
+    with_same_options = opening_nodes(replace(request, controlnets=("canny",)), sources)
+    done = {name: outputs_of("source", "index") for name in ("fetch", "normalize-controlnet-0")}
+    assert with_same_options[1].task(done) == alone["normalize"].task(done)
+
+
 # what enters an action key
 
 
@@ -137,7 +223,7 @@ def test_names_and_thresholds_convert_nothing_again(
     request = JobRequest(
         "elsewhere", (Recipe(name, min_psnr_db=thresholds),), job_name, compile="required"
     )
-    found = action_keys({node.id: node for node in build_nodes(request, SD15)})
+    found = action_keys({node.id: node for node in build_nodes(request, {"source": SD15})})
     assert {node: key for node, key in found.items() if "publish-" not in node} == {
         node: key for node, key in expected.items() if "publish-" not in node
     }
@@ -151,7 +237,9 @@ def test_names_and_thresholds_convert_nothing_again(
         (replace(A, sizes=[(768, 512)]), {"unet", "vae_decoder", "vae_encoder"}),
         (replace(A, sizes=[(512, 512)]), set()),
         (replace(A, precision={"unet": "float32"}), {"unet"}),
-        (replace(A, precision={"default": "float16", "vae_encoder": "float32"}), {"vae_encoder"}),
+        (replace(A, precision={"default": "auto", "vae_encoder": "float32"}), {"vae_encoder"}),
+        # that a VAE must not overflow is another task than to see whether it does
+        (replace(A, precision={"default": "float16"}), {"vae_decoder", "vae_encoder"}),
         (replace(A, deployment_target="iOS18"), {*MODELS}),
         (replace(A, compression={"unet": Compression(palettize=6)}), {"unet"}),
         (replace(A, chunks=2), {"unet"}),
@@ -238,11 +326,19 @@ def test_equal_components_of_two_recipes_are_converted_once() -> None:
 def test_each_build_is_held_to_its_own_recipe() -> None:
     strict = Recipe("strict", precision={"unet": "float32"}, min_psnr_db={"float16": 90})
     nodes = plan(A, strict)
-    assert set(nodes["publish-a"].parameters["min_psnr_db"].values()) == {60}
-    assert nodes["publish-strict"].parameters["min_psnr_db"] == {
-        **dict.fromkeys(("text_encoder", "vae_decoder", "vae_encoder"), 90),
-        "unet": 100,
-    }
+    assert nodes["publish-a"].parameters["min_psnr_db"] == {"float16": 60, "float32": 100}
+    assert nodes["publish-strict"].parameters["min_psnr_db"] == {"float16": 90, "float32": 100}
+
+
+def test_a_vae_is_looked_at_where_its_configuration_does_not_tell() -> None:
+    stated = Recipe("a", precision={"vae_decoder": "float16"})
+    for facts, expected in (
+        (SD15, {"vae_decoder": "refuse", "vae_encoder": "float32"}),
+        (SDXL, {"vae_decoder": "refuse"}),
+    ):
+        nodes = of_stage(plan(stated, facts=facts), "convert")
+        found = {n.parameters["component"]: n.parameters.get("on_overflow") for n in nodes}
+        assert {name: each for name, each in found.items() if each} == expected
 
 
 def test_several_sizes_are_several_builds() -> None:

@@ -165,7 +165,6 @@ def test_a_recipe_that_refers_to_itself() -> None:
     ("text", "what"),
     [
         ("compression: {unet: {mixed: bits.yaml}}", "mixed"),
-        ("components: [unet, safety_checker]", "components: safety_checker"),
     ],
 )
 def test_what_cannot_be_built_yet_is_refused_by_name(text: str, what: str) -> None:

@@ -16,14 +16,16 @@ TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
 def run(task: Task, workspace: Workspace) -> Outputs:
     """Convert a component and measure the result against torch.
 
-    Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`. Inputs: ``component``, a
-    folder of the normalized checkpoint. Outputs: ``package``, one ``.mlpackage``, or ``chunk1`` and
-    ``chunk2``; facts ``psnr_db`` per output, ``interfaces`` (``inputs`` and ``outputs`` of each
-    package), ``precision``, ``toolchain``.
+    Parameters: see `corepress_compile.spec.BuildSpec.from_parameters`; ``on_overflow``, where that
+    is looked for, see `corepress_compile.overflow.without_overflow`. Inputs: ``component``, a
+    folder of the normalized checkpoint, and for ``epsilon_output`` its ``scheduler``. Outputs:
+    ``package``, one ``.mlpackage``, or ``chunk1`` and ``chunk2``; facts ``psnr_db`` per output,
+    ``interfaces`` (``inputs`` and ``outputs`` of each package), ``precision``, ``toolchain``.
 
     Raises:
         PermanentError: the component cannot be converted.
-        VerificationFailed: the package has not the interface that apps read.
+        VerificationFailed: the package has not the interface that apps read, or the component
+            overflows in the precision that is asked for.
         TransientError: the store or the disk failed.
     """
     # torch and coremltools take seconds to import: only the process that converts pays for them
@@ -32,11 +34,18 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     from corepress_compile.export import export_package  # noqa: PLC0415
     from corepress_compile.interface import check_packages  # noqa: PLC0415
     from corepress_compile.networks import load_network  # noqa: PLC0415
+    from corepress_compile.overflow import without_overflow  # noqa: PLC0415
     from corepress_compile.parity import measure  # noqa: PLC0415
     from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
-    spec = BuildSpec.from_parameters(task.parameters)
-    folder = materialize(task.inputs["component"], workspace, workspace.scratch / "component")
+    folders = {
+        name: materialize(artifact, workspace, workspace.scratch / name)
+        for name, artifact in task.inputs.items()
+    }
+    folder = folders["component"]
+    spec = BuildSpec.from_parameters(task.parameters, folders.get("scheduler"))
+    if "on_overflow" in task.parameters:
+        spec = without_overflow(spec, task.parameters["on_overflow"], folder)
     whole = workspace.scratch / f"{MODEL_NAMES[spec.component]}.mlpackage"
     export_package(
         spec,

@@ -5,7 +5,7 @@ Source: apple/ml-stable-diffusion, ``torch2coreml.py``, ``unet.py`` and ``contro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from corepress.domain.errors import UnsupportedCheckpoint, UnsupportedRecipe
 from corepress_compile.attention import TokensLast
+from corepress_compile.baked import EpsilonFromV, bake_guidance
 from corepress_compile.network import Input, Network, latent_size, module_without_data
 from corepress_compile.spec import BuildSpec
 
@@ -49,18 +50,32 @@ class _Denoiser(nn.Module):
             }
         if "controlnet_cond" in given:
             arguments["controlnet_cond"] = given["controlnet_cond"]
+        if self.model.config.get("time_cond_proj_dim") is not None:
+            arguments["timestep_cond"] = given["timestep"]  # of no effect: see `bake_guidance`
         if residuals := [given[name] for name in self.names if name.startswith(_RESIDUAL)]:
             arguments["down_block_additional_residuals"] = residuals[:-1]
             arguments["mid_block_additional_residual"] = residuals[-1]
-        return self.outputs(self.model(**arguments, return_dict=False))
+        return self.outputs(self.model(**arguments, return_dict=False), given)
 
-    def outputs(self, result: Any) -> tuple[Tensor, ...]:
+    def outputs(self, result: Any, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """What the package gives of what the model returns."""
-        return tuple(result)
+        raise NotImplementedError
+
+
+class _UNet(_Denoiser):
+    def __init__(self, model: Any, names: Sequence[str], scheduler: Path | None) -> None:
+        super().__init__(model, names)
+        self.epsilon = EpsilonFromV(scheduler) if scheduler else None
+
+    def outputs(self, result: Any, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        (predicted,) = result
+        if self.epsilon is not None:
+            predicted = self.epsilon(predicted, given["sample"], given["timestep"])
+        return (predicted,)
 
 
 class _ControlNet(_Denoiser):
-    def outputs(self, result: Any) -> tuple[Tensor, ...]:
+    def outputs(self, result: Any, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:  # noqa: ARG002
         down, mid = result
         return *down, mid
 
@@ -69,14 +84,14 @@ def unet(spec: BuildSpec, folder: Path) -> Network:
     """A UNet."""
     model, shapes = _opened(UNet2DConditionModel, spec, folder)
     shapes |= _size_conditions(model.config, spec)
-    return _network(_Denoiser(model, [*shapes]), spec, folder, shapes, ["noise_pred"])
+    return _unet_network(model, spec, folder, shapes)
 
 
 def controlled_unet(spec: BuildSpec, folder: Path) -> Network:
     """A UNet that adds a ControlNet's residuals to its own."""
     model, shapes = _opened(UNet2DConditionModel, spec, folder)
     shapes |= _size_conditions(model.config, spec) | _residuals(model.config, spec)
-    return _network(_Denoiser(model, [*shapes]), spec, folder, shapes, ["noise_pred"])
+    return _unet_network(model, spec, folder, shapes)
 
 
 def controlnet(spec: BuildSpec, folder: Path) -> Network:
@@ -94,6 +109,14 @@ def controlnet(spec: BuildSpec, folder: Path) -> Network:
     return _network(_ControlNet(model, [*shapes]), spec, folder, shapes, outputs)
 
 
+def _unet_network(model: Any, spec: BuildSpec, folder: Path, shapes: Shapes) -> Network:
+    module = _UNet(model, [*shapes], spec.scheduler)
+    network = _network(module, spec, folder, shapes, ["noise_pred"])
+    if model.config.get("time_cond_proj_dim") is None:
+        return network
+    return bake_guidance(network, "model.time_embedding.cond_proj", spec.guidance_scale)
+
+
 def _network(
     module: _Denoiser, spec: BuildSpec, folder: Path, shapes: Shapes, outputs: Sequence[str]
 ) -> Network:
@@ -105,10 +128,9 @@ def _opened(kind: Any, spec: BuildSpec, folder: Path) -> tuple[Any, Shapes]:
     """A model, and the shapes of the inputs that UNets and ControlNets share."""
     model = module_without_data(kind, folder)
     config = model.config
-    if config.get("time_cond_proj_dim") is not None or config.class_embed_type is not None:
+    if config.class_embed_type is not None:
         raise UnsupportedCheckpoint(
-            "a UNet with a guidance or class embedding cannot be converted: apps have no input "
-            "for it",
+            "a UNet with a class embedding cannot be converted: apps have no input for it",
             path=f"{folder.name}/config.json",
         )
     height, width = latent_size(spec)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from coremltools.converters.mil.frontend.torch import register_torch_op
 from coremltools.converters.mil.frontend.torch.ops import noop
+from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from corepress.domain.errors import InternalError
 from corepress_compile.attention import apply_attention
@@ -124,16 +126,28 @@ def _exported(network: Network) -> torch.export.ExportedProgram:
 
 
 def _converted(spec: BuildSpec, network: Network, program: torch.export.ExportedProgram) -> Any:
-    in_float32 = spec.precision == "float32"
+    precision = ct.precision.FLOAT32
+    if spec.precision == "float16":
+        precision = float16_precision(upcast_attention=_upcasts(network.module, spec))
     return ct.convert(
         program,
         convert_to="mlprogram",
         minimum_deployment_target=getattr(ct.target, spec.deployment_target),
-        compute_precision=ct.precision.FLOAT32 if in_float32 else float16_precision(),
+        compute_precision=precision,
         inputs=[
             ct.TensorType(name=i.name, shape=i.shape, dtype=np.dtype(i.dtype).type)
             for i in network.inputs
         ],
         outputs=[ct.TensorType(name=name, dtype=np.float32) for name in network.outputs],
         skip_model_load=True,
+    )
+
+
+def _upcasts(module: nn.Module, spec: BuildSpec) -> bool:
+    """Whether a network's attention was trained to be computed in float32.
+
+    The layouts for the Neural Engine, which knows no float32, do without.
+    """
+    return spec.attention == "original" and any(
+        isinstance(part, Attention) and bool(part.upcast_attention) for part in module.modules()
     )

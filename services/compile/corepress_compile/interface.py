@@ -46,6 +46,13 @@ _INTERFACES = (
     ("ControlNet", ("sd",), _UNET + _HINT, _RESIDUALS),
     ("ControlNet", ("sdxl",), _UNET + _HINT + _XL, _RESIDUALS),
     ("VAEDecoder", _ALL, "z 1 4 height width", "image 1 3 scale*height scale*width"),
+    (
+        "SafetyChecker",
+        ("sd",),
+        "clip_input 1 3 224 224, images 1 image_height image_width 3, adjustment 1",
+        "filtered_images 1 image_height image_width 3, has_nsfw_concepts 1 1 1 1, "
+        "concept_scores 1 concepts",
+    ),
     ("VAEEncoder", _ALL, "x 1 3 scale*height scale*width", "latent 1 8 height width"),
 )
 """Model, lines of families, inputs, outputs: each a name and its dimensions. A dimension's name
@@ -179,13 +186,20 @@ def spec_of(packages: Sequence[Package], family: str, clip_skip: int | None = No
     """
     dimensions = check_packages(packages)
     package = packages[0]
-    sized = "height" in dimensions
+    latent_size = None
+    if "height" in dimensions:
+        latent_size = dimensions["height"], dimensions["width"]
+    elif "image_height" in dimensions:
+        latent_size = (
+            dimensions["image_height"] // _USUAL_SCALE,
+            dimensions["image_width"] // _USUAL_SCALE,
+        )
     spec = BuildSpec(
         component=_COMPONENTS[whole_of(model_of(package.path))],
         family=family,
         precision=package.precision,
         deployment_target=package.deployment_target,
-        latent_size=(dimensions["height"], dimensions["width"]) if sized else None,
+        latent_size=latent_size,
         vae_scale_factor=dimensions.get("scale", _USUAL_SCALE),
         batch=dimensions.get("batch", 1),
         clip_skip=clip_skip,
@@ -282,7 +296,9 @@ def _known(spec: BuildSpec | None) -> dict[str, int]:
     known = {"batch": spec.batch, "channels": channels}
     if spec.latent_size is not None:
         height, width = spec.latent_size
-        known |= {"height": height, "width": width, "scale": spec.vae_scale_factor}
+        scale = spec.vae_scale_factor
+        known |= {"height": height, "width": width, "scale": scale}
+        known |= {"image_height": scale * height, "image_width": scale * width}
     return known
 
 

@@ -28,6 +28,12 @@ _FEATURES: Mapping[str, str] = {
     "z": "The latent image, divided by the scale factor",
     "image": "The image, from -1 to 1",
     "x": "The image, from -1 to 1",
+    "clip_input": "The image at the size that CLIP looks at, normalized as CLIP's images are",
+    "images": "The images that are blackened where they are unsafe, channels last",
+    "adjustment": "Added to the scores of special care: above 0 more images count as unsafe",
+    "filtered_images": "The images, black where unsafe",
+    "has_nsfw_concepts": "1 where an image is unsafe, else 0",
+    "concept_scores": "How far each concept is above its threshold; unsafe where one is above 0",
     "latent": "The latent image before scaling: means, then the logarithms of the variances",
 }
 """By name, without the number of what is numbered."""

@@ -19,7 +19,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from corepress.domain.errors import InvalidRequest
 from corepress_compile.denoisers import controlled_unet, controlnet, unet
 from corepress_compile.network import Input, Network, latent_size, module_without_data
+from corepress_compile.safety_checker import safety_checker
 from corepress_compile.spec import BuildSpec
+
+_OPEN_CLIP_H_LAYERS = 24
+"""Of SD2's text encoder, counted with the last one, which the UNet was trained without."""
 
 
 class _TextEncoder(nn.Module):
@@ -93,8 +97,9 @@ def _text_encoder(spec: BuildSpec, folder: Path) -> Network:
     config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-    # SD2's OpenCLIP comes without its last layer, SDXL conditions on the one before the last
-    ends_at = 2 if spec.family.startswith("sd2") else 1
+    # SD2's OpenCLIP mostly comes without its last layer, SDXL conditions on the one before the last
+    whole = config.num_hidden_layers >= _OPEN_CLIP_H_LAYERS
+    ends_at = 2 if spec.family.startswith("sd2") and not whole else 1
     default = 2 if xl else ends_at
     skipped = (default if spec.clip_skip is None else spec.clip_skip) - ends_at
     layers = config.num_hidden_layers
@@ -139,4 +144,6 @@ _LOADERS: Mapping[str, Callable[[BuildSpec, Path], Network]] = {
     "vae_decoder": _vae_decoder,
     "vae_encoder": _vae_encoder,
     "controlnet": controlnet,
+    "unet_refiner": unet,
+    "safety_checker": safety_checker,
 }

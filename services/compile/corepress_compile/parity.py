@@ -127,6 +127,8 @@ def _example(given: Input, spec: BuildSpec, vocabulary: int, generator: torch.Ge
         # original size and crop, then the target size, or the refiner's aesthetic score
         target = [height, width] if given.shape[1] > _REFINER_TIME_IDS else [_AESTHETIC_SCORE]
         return torch.tensor([[height, width, 0.0, 0.0, *target]] * given.shape[0])
+    if given.name == "adjustment":
+        return torch.zeros(given.shape)
     values = torch.randn(given.shape, generator=generator)
     if given.name == "x":
         values = values.clamp(-3, 3) / 3

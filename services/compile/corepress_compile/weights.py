@@ -23,9 +23,19 @@ class Weights(Mapping[str, torch.Tensor]):
     Stored values never lose by this: float16 and bfloat16 are subsets of float32.
     """
 
-    def __init__(self, folder: Path, stored: Mapping[str, checkpoint.Tensor]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stored: Mapping[str, checkpoint.Tensor],
+        derived: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> None:
         self._folder = folder
         self._stored = stored
+        self._derived = derived or {}
+
+    def deriving(self, derived: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Weights:
+        """The same, but for parameters that are made of what is stored, by name."""
+        return Weights(self._folder, self._stored, derived)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._stored[name]
@@ -38,7 +48,8 @@ class Weights(Mapping[str, torch.Tensor]):
             offset=tensor.offset,
             shape=(tensor.size_bytes,),
         )
-        return torch.from_numpy(data).view(_DTYPES[tensor.dtype]).reshape(tensor.shape).float()
+        value = torch.from_numpy(data).view(_DTYPES[tensor.dtype]).reshape(tensor.shape).float()
+        return self._derived[name](value) if name in self._derived else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -53,7 +64,8 @@ class Weights(Mapping[str, torch.Tensor]):
     def fit_float16(self) -> bool:
         """Whether storing them in float16 would change no value."""
         return all(
-            tensor.dtype == "F16" or torch.equal(self[name], self[name].half().float())
+            (tensor.dtype == "F16" and name not in self._derived)
+            or torch.equal(self[name], self[name].half().float())
             for name, tensor in self._stored.items()
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import version
 from typing import Any
 
-from corepress.domain.artifact import Artifact, Blob, Digest
+from corepress.domain.artifact import Artifact, Blob
 from corepress.domain.checkpoint import Component
 from corepress.domain.composition import VAE, lora_role
 
@@ -139,7 +139,6 @@ def manifest(
     facts: Mapping[str, Any],
     source: Mapping[str, Any],
     files: Mapping[str, Blob],
-    sha256s: Mapping[Digest, str],
 ) -> dict[str, Any]:
     """The content of ``corepress.json``.
 
@@ -147,18 +146,16 @@ def manifest(
         facts: of the normalize stage.
         source: see `source_document`.
         files: of the normalized folder, by path.
-        sha256s: the sha256 of files that are stored under another digest, where known.
     """
     return {
         "schema": MANIFEST_SCHEMA,
         "source": dict(source),
         **{name: facts[name] for name in _FACTS},
-        "files": {path: _file(blob, sha256s) for path, blob in files.items()},
+        "files": {path: _file(blob) for path, blob in files.items()},
         "toolchain": {name: version(name) for name in _TOOLCHAIN},
     }
 
 
-def _file(blob: Blob, sha256s: Mapping[Digest, str]) -> dict[str, Any]:
+def _file(blob: Blob) -> dict[str, Any]:
     kind, _, value = blob.digest.partition(":")
-    sha256 = value if kind == "sha256" else sha256s.get(blob.digest)
-    return {"bytes": blob.size_bytes} | ({"sha256": sha256} if sha256 else {})
+    return {"bytes": blob.size_bytes} | ({kind: value} if kind == "sha256" else {})

@@ -45,6 +45,11 @@ _NAMED_AT_MOST = 20
 class Sink(Protocol):
     """Where the normalized files go: of a `corepress.domain.stage.Workspace` what is used here."""
 
+    @property
+    def identifies_weights(self) -> bool:
+        """Whether weight files go by the digest over their tensors, and not by their sha256."""
+        ...
+
     def has(self, blob: Blob) -> bool:
         """Whether this file is there already."""
         ...
@@ -72,23 +77,25 @@ class Shard:
     """One file of a component's weights; ``tensors`` are in the order of the file."""
 
     blob: Blob
-    tensors: tuple[TensorDigest, ...]
+    tensors: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A component's weights as written: one shard, unless asked otherwise.
 
-    ``kept_float32`` names the tensors whose values float16 cannot hold; ``non_finite`` those with
-    NaN or infinity, as the source calls them.
+    ``digest`` is over the tensors, None where the sink does not go by it. ``kept_float32`` names
+    the tensors whose values float16 cannot hold; ``non_finite`` those with NaN or infinity, as the
+    source calls them.
     """
 
     shards: tuple[Shard, ...]
+    digest: Digest | None
     kept_float32: tuple[str, ...]
     non_finite: tuple[str, ...]
 
     @property
-    def tensors(self) -> tuple[TensorDigest, ...]:
+    def tensors(self) -> tuple[Target, ...]:
         """All tensors."""
         return tuple(chain.from_iterable(shard.tensors for shard in self.shards))
 
@@ -108,13 +115,19 @@ class _Passage:
     """
 
     def __init__(
-        self, target: Target, known: IndexedTensor | None, files: Mapping[str, Handle]
+        self,
+        target: Target,
+        known: IndexedTensor | None,
+        files: Mapping[str, Handle],
+        *,
+        is_hashed: bool,
     ) -> None:
         self.target = target
         self.known = known
         self.non_finite: set[str] = set()
         self.overflows_float16 = False
         self._files = files
+        self._is_hashed = is_hashed
         self._hasher = hashlib.sha256()
         if known and not known.finite:
             self._is_non_finite()
@@ -140,7 +153,8 @@ class _Passage:
                 self.overflows_float16 |= written == "F16"
                 if written != "F16":  # float64 beyond float32: no wider type is left
                     self._is_non_finite()
-        self._hasher.update(result)
+        if self._is_hashed:
+            self._hasher.update(result)
         return result
 
     def _merged(self, data: bytes) -> memoryview:
@@ -216,7 +230,7 @@ class Engine:
         """
         ordered = targets(component.tensors, self._precision, kept_float32)
         files = [
-            [_Passage(target, self._known(target), self._source) for target in file]
+            [self._passage(target) for target in file]
             for file in shards(ordered, self._max_shard_bytes)
         ]
         passages = list(chain.from_iterable(files))
@@ -234,8 +248,10 @@ class Engine:
         complete = tuple(shard for shard in written if shard)
         if len(complete) < len(files):
             return _Refused(non_finite)
+        identified = self._sink.identifies_weights
         return Weights(
             shards=complete,
+            digest=tensors_digest(p.digest for p in passages) if identified else None,
             kept_float32=tuple(sorted(kept_float32)),
             non_finite=non_finite,
         )
@@ -244,23 +260,27 @@ class Engine:
         """A weight file, or None where its tensors are not what they may be."""
         if not self._acceptable(passages):
             return None
-        are_known = all(passage.known for passage in passages)
+        are_known = self._sink.identifies_weights and all(passage.known for passage in passages)
         if are_known and self._sink.copies_ranges:
             passages = sorted(passages, key=lambda passage: stored_place(passage.target))
         head = header([passage.target for passage in passages])
-        digest = _file_digest(head, passages) if are_known else None
+        digest = self._digest(head, passages) if are_known else None
         blob = self._stored(digest, head, passages)
         if blob is None:
             with self._sink.create(digest) as writer:
                 self._stream(name, head, passages, writer)
                 overflowing = any(passage.overflows_float16 for passage in passages)
                 if not overflowing and self._acceptable(passages):
-                    blob = writer.commit(digest or _file_digest(head, passages))
-        return Shard(blob, tuple(passage.digest for passage in passages)) if blob else None
+                    blob = writer.commit(self._digest(head, passages))
+        return Shard(blob, tuple(passage.target for passage in passages)) if blob else None
 
-    def _known(self, target: Target) -> IndexedTensor | None:
+    def _passage(self, target: Target) -> _Passage:
         source = target.plan.source
-        return self._index.tensor(source.file, source.name) if target.is_verbatim else None
+        known = self._index.tensor(source.file, source.name) if target.is_verbatim else None
+        return _Passage(target, known, self._source, is_hashed=self._sink.identifies_weights)
+
+    def _digest(self, head: bytes, passages: Sequence[_Passage]) -> Digest | None:
+        return _file_digest(head, passages) if self._sink.identifies_weights else None
 
     def _acceptable(self, passages: Sequence[_Passage]) -> bool:
         return self._allow_non_finite or not any(passage.non_finite for passage in passages)

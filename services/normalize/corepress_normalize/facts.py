@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from corepress.domain.artifact import tensors_digest
 from corepress.domain.checkpoint import Component, Identification
 from corepress_normalize.engine import Weights
 
@@ -15,23 +14,31 @@ _PRECISION = {"F16": "float16", "F32": "float32"}
 _USUAL_VAE_SCALE_FACTOR = 8  # of every family's own VAE, which a network by itself comes without
 _DEFAULT_SAMPLE_SIZE = 64
 _DEFAULT_IMAGE_SIZE = 512
+_DEFAULT_LAYERS = 2
 _UNETS = ("unet", "controlnet")
 _NETWORKS = (*_UNETS, "transformer")
 
 
 def component_facts(component: Component, weights: Weights, family: str) -> dict[str, Any]:
-    """What a component's weights are: digest, size, type."""
+    """What a component's weights are: size and type."""
     elements: Counter[str] = Counter()
     for tensor in weights.tensors:
-        elements[tensor.dtype] += prod(tensor.shape)
+        elements[tensor.dtype] += prod(tensor.plan.shape)
     dtype = elements.most_common(1)[0][0]
     return {
-        "digest": tensors_digest(weights.tensors),
         "dtype": dtype,
         "precision": _PRECISION.get(dtype, dtype),
         "parameters": component.parameters,
         "variant": component.weights.variant,
+        **conversion_facts(component, family),
+    }
+
+
+def conversion_facts(component: Component, family: str) -> dict[str, Any]:
+    """What a component's configuration tells a conversion."""
+    return {
         "overflows_float16": overflows_float16(component, family),
+        "guidance_embedding": component.config.get("time_cond_proj_dim") is not None,
     }
 
 
@@ -50,6 +57,7 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
 
     ``native_size`` is (width, height) in pixels; latents are ``vae_scale_factor`` times smaller
     and multiples of ``unet_divisor``; ``scaling_factor`` scales them. None where no part tells.
+    ``network`` is what a ControlNet and the UNet that it controls have in common.
     """
     configs = {name: component.config for name, component in identification.components.items()}
     vae = configs.get("vae")
@@ -69,6 +77,17 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
         "scaling_factor": vae.get("scaling_factor") if vae is not None else None,
         "unet_divisor": _halvings(unet) if unet is not None else None,
         "native_size": [side, side] if side else None,
+        "network": _shared(unet) if unet is not None else {},
+    }
+
+
+def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    channels = list(config["block_out_channels"])
+    layers = config.get("layers_per_block", _DEFAULT_LAYERS)
+    return {
+        "context": config.get("cross_attention_dim"),
+        "channels": channels,
+        "layers": [layers] * len(channels) if isinstance(layers, int) else list(layers),
     }
 
 

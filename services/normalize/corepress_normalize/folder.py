@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from corepress.domain.artifact import Artifact, Blob, Digest
-from corepress.domain.composition import CHECKPOINT, all_files, located
+from corepress.domain.artifact import Artifact
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import OutputConflict
 from corepress.domain.job import CheckpointOptions
 from corepress.domain.source_index import SourceIndex
 from corepress.identify import compose
-from corepress.runtime.files import LocalFile, on_disk, source_files, tokenizer_files
+from corepress.runtime.files import on_disk, source_files, tokenizer_files
 from corepress.runtime.lanes import Lane
 from corepress.runtime.needed_files import needed_by_role
 from corepress.runtime.output_folder import output_folder
@@ -25,8 +24,8 @@ from corepress_normalize.documents import (
     manifest,
     source_document,
 )
-from corepress_normalize.engine import PIECE_BYTES
 from corepress_normalize.folder_sink import FolderSink, Progress
+from corepress_normalize.hashed_file import HashedFile
 from corepress_normalize.normalize import normalize
 
 
@@ -68,13 +67,16 @@ def normalize_folder(
     tokenizer = tokenizer_files(Path(options.tokenizer)) if options.tokenizer is not None else None
     with output_folder(out, MANIFEST, MANIFEST_SCHEMA) as (new, temporary):
         sink = FolderSink(temporary, progress)
-        blobs: dict[str, Blob] = {}
-        to_hash = all_files(needed)
-        with Lane("hash source", depth=len(to_hash)) as lane:
-            for path, file in to_hash.items():
-                lane.submit(partial(_hash, path, file, blobs, lane))
+        with ExitStack() as lanes:
+            hashed = {
+                role: {
+                    path: HashedFile(file, lanes.enter_context(Lane(f"hash {path}")))
+                    for path, file in content.items()
+                }
+                for role, content in needed.items()
+            }
             normalized = normalize(
-                needed,
+                hashed,
                 options,
                 sink,
                 index=SourceIndex(),
@@ -82,26 +84,17 @@ def normalize_folder(
                 tokenizer=tokenizer,
                 earlier_decisions=composition.file_decisions,
             )
-        artifacts = {
-            role: Artifact({path: blobs[located(role, path)] for path in content})
-            for role, content in needed.items()
-        }
+            artifacts = {
+                role: Artifact({path: file.blob() for path, file in content.items()})
+                for role, content in hashed.items()
+            }
         facts = {
             **normalized.facts,
             "composition": composition_document(artifacts, options.lora_scales),
         }
         origin = source_document(uri or source.absolute().as_uri(), artifacts[CHECKPOINT])
-        document = manifest(facts, origin, normalized.files, sink.sha256s)
+        document = manifest(facts, origin, normalized.files)
         for path, blob in normalized.files.items():
             sink.place(blob.digest, new / path)
         (new / MANIFEST).write_bytes(json_file(document))
     return document
-
-
-def _hash(path: str, file: LocalFile, blobs: dict[str, Blob], lane: Lane) -> None:
-    hasher = hashlib.sha256()
-    for start in range(0, file.size_bytes, PIECE_BYTES):
-        if lane.abandoned:
-            return
-        hasher.update(file.read(start, min(PIECE_BYTES, file.size_bytes - start)))
-    blobs[path] = Blob(Digest(f"sha256:{hasher.hexdigest()}"), file.size_bytes)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
-from io import FileIO
 from pathlib import Path
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
+from corepress.runtime.direct_file import DirectFile
 from corepress.runtime.lanes import Lane
 from corepress_normalize.engine import PIECE_BYTES
 
@@ -20,13 +20,9 @@ Progress = Callable[[str, float, float, str], None]
 
 
 class FolderSink:
-    """A `corepress_normalize.engine.Sink` in a folder.
-
-    ``sha256s`` are the hexadecimal ones of all files, by digest: they are computed as bytes pass.
-    """
+    """A `corepress_normalize.engine.Sink` in a folder, whose files are hashed as bytes pass."""
 
     def __init__(self, scratch: Path, report: Progress) -> None:
-        self.sha256s: dict[Digest, str] = {}
         self._scratch = scratch
         self._report = report
         self._paths: dict[Digest, Path] = {}
@@ -38,6 +34,11 @@ class FolderSink:
         return blob.digest in self._paths
 
     @property
+    def identifies_weights(self) -> bool:
+        """No: one sum of all bytes less."""
+        return False
+
+    @property
     def copies_ranges(self) -> bool:
         """No: everything is read and written here."""
         return False
@@ -47,14 +48,13 @@ class FolderSink:
         """A file written as a stream."""
         self._writers += 1
         path = self._scratch / str(self._writers)
-        with path.open("wb", buffering=0) as file, Lane("hash file") as lane:
+        with closing(DirectFile(path)) as file, Lane("hash file") as lane:
             writer = _Writer(path, file, lane)
             yield writer
         if writer.digest is None:
             writer.path.unlink()
         else:
             self._paths[writer.digest] = writer.path
-            self.sha256s[writer.digest] = writer.sha256
 
     def keep_bytes(self, data: bytes) -> Blob:
         """A small file."""
@@ -79,7 +79,7 @@ class FolderSink:
 class _Writer:
     """A `corepress.domain.stage.BlobWriter` of one file, which is hashed in a lane of its own."""
 
-    def __init__(self, path: Path, file: FileIO, lane: Lane) -> None:
+    def __init__(self, path: Path, file: DirectFile, lane: Lane) -> None:
         self.path = path
         self.digest: Digest | None = None
         self._file = file
@@ -87,18 +87,10 @@ class _Writer:
         self._hasher = hashlib.sha256()
         self._size_bytes = 0
 
-    @property
-    def sha256(self) -> str:
-        """Of what was written."""
-        self._lane.wait()
-        return self._hasher.hexdigest()
-
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, which must not change afterwards."""
         self._lane.submit(partial(self._hasher.update, data))
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        self._file.write(data)
         self._size_bytes += len(data)
 
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
@@ -109,5 +101,6 @@ class _Writer:
 
     def commit(self, digest: Digest | None = None) -> Blob:
         """Finish the file under a digest, by default its sha256."""
-        self.digest = digest or Digest("sha256:" + self.sha256)
+        self._lane.wait()
+        self.digest = digest or Digest("sha256:" + self._hasher.hexdigest())
         return Blob(self.digest, self._size_bytes)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corepress.domain.checkpoint import Identification
-from corepress_normalize.facts import checkpoint_facts, overflows_float16
+from corepress_normalize.facts import checkpoint_facts, conversion_facts
 from corepress_normalize.layout import header, shards, targets
 from corepress_normalize.weight_files import file_names
 
@@ -35,7 +35,7 @@ def expected_facts(identification: Identification) -> Mapping[str, Any]:
     return {
         **checkpoint_facts(identification),
         "components": {
-            name: {"overflows_float16": overflows_float16(component, identification.family)}
+            name: conversion_facts(component, identification.family)
             for name, component in identification.components.items()
         },
     }

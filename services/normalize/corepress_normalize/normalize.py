@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from corepress.domain.artifact import Artifact, Blob
+from corepress.domain.artifact import Artifact, Blob, Digest
 from corepress.domain.checkpoint import (
     ByteSource,
-    Component,
     Decision,
     Identification,
 )
@@ -38,11 +37,12 @@ class Normalized:
     """The parts of a normalized folder, and what is known of it.
 
     ``artifacts`` are its subfolders by name, and under `ROOT` the files in the folder itself, all
-    but the manifest.
+    but the manifest. ``digests`` are the components', see `Weights`.
     """
 
     artifacts: Mapping[str, Artifact]
     facts: Mapping[str, Any]
+    digests: Mapping[str, Digest | None]
 
     @property
     def files(self) -> dict[str, Blob]:
@@ -117,7 +117,8 @@ def normalize(
         "decisions": [asdict(decision) for decision in decisions],
         "licence": _licence(source),
     }
-    return Normalized(_folders(source, identification, weights, folders, sink), facts)
+    artifacts = _folders(source, identification, weights, folders, sink)
+    return Normalized(artifacts, facts, {name: each.digest for name, each in weights.items()})
 
 
 def _refuse_problems(identification: Identification) -> None:
@@ -138,14 +139,13 @@ def _option_decisions(options: CheckpointOptions) -> Iterator[Decision]:
 
 
 def _weight_decisions(
-    components: Mapping[str, Component], weights: Mapping[str, Weights]
+    components: Iterable[str], weights: Mapping[str, Weights]
 ) -> Iterator[Decision]:
-    for name, component in components.items():
-        stored = {plan.name: plan.source.dtype for plan in component.tensors}
+    for name in components:
         casts = {
-            (stored[tensor.name], tensor.dtype)
-            for tensor in weights[name].tensors
-            if stored[tensor.name] != tensor.dtype
+            (target.plan.source.dtype, target.dtype)
+            for target in weights[name].tensors
+            if target.is_cast
         }
         for before, after in sorted(casts):
             yield Decision(name, f"{before} to {after}", "the precision of the weights")

@@ -53,12 +53,16 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     facts = {**normalized.facts, "composition": composition_document(sources, scales)}
     source = source_document(task.parameters["source"]["uri"], sources[CHECKPOINT])
     root = normalized.artifacts.get(ROOT, Artifact({}))
-    document = manifest(facts, source, normalized.files, {})
+    document = manifest(facts, source, normalized.files)
     artifacts = {
         **normalized.artifacts,
         ROOT: Artifact({**root.files, MANIFEST: workspace.keep_bytes(json_file(document))}),
     }
-    return Outputs(artifacts, {**facts, "source": source})
+    components = {
+        name: {**known, "digest": normalized.digests[name]}
+        for name, known in facts["components"].items()
+    }
+    return Outputs(artifacts, {**facts, "components": components, "source": source})
 
 
 def _handles(artifact: Artifact, workspace: Workspace) -> dict[str, Handle]:
@@ -73,4 +77,4 @@ def _index(task: Task, workspace: Workspace) -> SourceIndex:
 
 
 # numpy: sums and products of LoRAs are its own
-STAGE = Stage("normalize", revision=2, run=run, toolchain=("corepress", "numpy"))
+STAGE = Stage("normalize", revision=3, run=run, toolchain=("corepress", "numpy"))

@@ -7,10 +7,8 @@ shards ``<name>.safetensors.index.json`` with the file of every tensor.
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
-from corepress.domain.artifact import Blob, Part, TensorDigest, tensors_digest
-from corepress.identify.safetensors_header import DTYPE_BITS
+from corepress.domain.artifact import Blob, Part
 from corepress_normalize.documents import json_file
 from corepress_normalize.engine import Sink, Weights
 
@@ -34,22 +32,18 @@ def weight_files(kind: str, weights: Weights, sink: Sink) -> dict[str, Blob]:
         sink: takes the index.
     """
     (whole,) = file_names(kind, 1)
-    part_of = Part(whole, tensors_digest(weights.tensors))
+    part_of = Part(whole, weights.digest) if weights.digest else None
     if len(weights.shards) == 1:
         (shard,) = weights.shards
-        is_canonical = shard.blob.digest == part_of.digest
+        is_canonical = weights.digest in (shard.blob.digest, None)
         return {whole: shard.blob if is_canonical else replace(shard.blob, part_of=part_of)}
     shards = dict(zip(file_names(kind, len(weights.shards)), weights.shards, strict=True))
     index = {
-        "metadata": {"total_size": sum(map(_data_bytes, weights.tensors))},
+        "metadata": {"total_size": sum(tensor.size_bytes for tensor in weights.tensors)},
         "weight_map": {
-            tensor.name: name for name, shard in shards.items() for tensor in shard.tensors
+            tensor.plan.name: name for name, shard in shards.items() for tensor in shard.tensors
         },
     }
     files = {name: shard.blob for name, shard in shards.items()}
     files[f"{whole}.index.json"] = sink.keep_bytes(json_file(index))
     return {name: replace(blob, part_of=part_of) for name, blob in files.items()}
-
-
-def _data_bytes(tensor: TensorDigest) -> int:
-    return prod(tensor.shape) * DTYPE_BITS[tensor.dtype] // 8

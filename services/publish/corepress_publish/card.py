@@ -13,8 +13,10 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The bundle's ``README.md``, with the front matter that model hubs read."""
     sizes = ", ".join(f"{width} x {height}" for width, height in manifest["sizes"])
     recipe = manifest["recipe"]
+    guidance = manifest["guidance_scale"]
+    baked = f"\n| guidance scale | {guidance:g}, part of the Unet |" if guidance else ""
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
-    further = "".join(f"\n{row}" for row in _further_sources(manifest["composition"]))
+    further = "".join(f"\n{row}" for row in _further_sources(manifest))
     # a JSON string is a YAML string too, whatever stands in it
     licence = f"license: {json.dumps(manifest['licence'])}\n" if manifest["licence"] else ""
     return f"""---
@@ -31,7 +33,7 @@ Core ML models for Apple's `StableDiffusion` Swift package and the apps built on
 | family | {manifest["family"]} |
 | image size | {sizes or "any"} |
 | attention | {recipe["attention"]} |
-| prediction type | {manifest["prediction_type"]} |
+| prediction type | {manifest["prediction_type"]} |{baked}
 | latent scaling factor | {manifest["scaling_factor"] or "not known"} |
 | deployment target | {recipe["deployment_target"]} |
 | source | {_cell(manifest["source"]["uri"])}, sha256 `{manifest["source"]["sha256"]}` |{further}
@@ -50,12 +52,16 @@ with the weights as stored here, *weights* with the original ones.
 """
 
 
-def _further_sources(composition: Mapping[str, Any]) -> Iterator[str]:
+def _further_sources(manifest: Mapping[str, Any]) -> Iterator[str]:
+    composition = manifest["composition"]
     if "vae" in composition:
         vae = composition["vae"]
         yield f"| VAE | {_cell(vae['uri'])}, sha256 `{vae['sha256']}` |"
     for lora in composition.get("loras", []):
         yield f"| LoRA | {_cell(lora['uri'])} at {lora['scale']:g}, sha256 `{lora['sha256']}` |"
+    for name, other in manifest["attachments"].items():
+        licence = f", licence {_cell(other['licence'])}" if other["licence"] else ""
+        yield f"| {name} | {_cell(other['uri'])}, sha256 `{other['sha256']}`{licence} |"
 
 
 def _row(name: str, component: Mapping[str, Any]) -> str:

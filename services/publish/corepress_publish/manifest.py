@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from corepress.domain.artifact import Artifact
-from corepress.domain.bundle import RESOURCES, SCHEMA, whole_of
+from corepress.domain.bundle import RESOURCES, SCHEMA, component_of, whole_of
 from corepress.domain.composition import VAE, lora_role
+from corepress.domain.plan import step_of
+from corepress.domain.recipe import SOURCE_COMPONENT, gives_epsilon
 
 
 def bundle_manifest(
@@ -21,25 +23,32 @@ def bundle_manifest(
 
     Args:
         parameters: of the publish task.
-        models: the package or compiled model of each component, chunks by names of their own.
+        models: the packages or compiled models by name.
     """
     normalized = parameters["facts"]["normalize"]
+    attached = _attachments(parameters)
+    recipe = parameters["recipe"]
+    converted = gives_epsilon(recipe["prediction_type"], normalized["prediction_type"])
     return {
         "schema": SCHEMA,
         "name": parameters["name"],
         "family": normalized["family"],
-        "prediction_type": normalized["prediction_type"],
+        "prediction_type": "epsilon" if converted else normalized["prediction_type"],
+        "trained_prediction_type": normalized["prediction_type"],
+        "guidance_scale": recipe["guidance_scale"] if _embeds_guidance(normalized) else None,
         "vae_scale_factor": normalized["vae_scale_factor"],
         "scaling_factor": normalized["scaling_factor"],
         "clip_skip": parameters["clip_skip"],
         "sizes": [parameters["size"]] if parameters["size"] else [],
-        "recipe": parameters["recipe"],
+        "recipe": recipe,
         "source": {
             "uri": public_uri(normalized["source"]["uri"]),
             "sha256": normalized["source"]["sha256"],
         },
         "composition": _composition(normalized["composition"], parameters["further_sources"]),
-        "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()},
+        "attachments": attached,
+        "normalized": {name: facts["digest"] for name, facts in normalized["components"].items()}
+        | {name: entry["normalized"] for name, entry in attached.items()},
         "components": {
             name: _model(name, artifact, parameters["facts"][whole_of(name)])
             for name, artifact in models.items()
@@ -48,6 +57,10 @@ def bundle_manifest(
         "licence": normalized["licence"],
         "decisions": normalized["decisions"],
     }
+
+
+def _embeds_guidance(normalized: Mapping[str, Any]) -> bool:
+    return any(facts["guidance_embedding"] for facts in normalized["components"].values())
 
 
 def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[str, Any]:
@@ -60,6 +73,23 @@ def _composition(content: Mapping[str, Any], uris: Mapping[str, str]) -> dict[st
             {"uri": public_uri(uris[lora_role(index)]), **lora}
             for index, lora in enumerate(content["loras"])
         ]
+    return document
+
+
+def _attachments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What checkpoints beside the base model are, by the names of their models."""
+    document = {}
+    for name, role in parameters["attachments"].items():
+        normalized = parameters["facts"][step_of("normalize", role)]
+        component = SOURCE_COMPONENT[component_of(name)]
+        document[name] = {
+            "uri": public_uri(parameters["further_sources"][role]),
+            "sha256": normalized["source"]["sha256"],
+            "family": normalized["family"],
+            "normalized": normalized["components"][component]["digest"],
+            "licence": normalized["licence"],
+            "decisions": normalized["decisions"],
+        }
     return document
 
 

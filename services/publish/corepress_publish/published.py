@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from corepress.domain.bundle import CHECKSUMS, MANIFEST, RESOURCES, SCHEMA, missing_resources
+from corepress.domain.bundle import (
+    CHECKSUMS,
+    MANIFEST,
+    RESOURCES,
+    SCHEMA,
+    component_of,
+    missing_resources,
+)
 from corepress.domain.errors import CorruptBundle, VerificationFailed
 from corepress.domain.recipe import Precision, Recipe
 
@@ -28,18 +35,33 @@ class PublishedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A checkpoint beside the base model."""
+
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What verifying needs of a bundle's ``manifest.json``; ``sizes`` are (width, height)."""
+    """What verifying needs of a bundle's ``manifest.json``; ``sizes`` are (width, height).
+
+    ``components`` and ``attachments`` go by the names of models.
+    """
 
     schema: str
     name: str
     family: str
+    prediction_type: str
     vae_scale_factor: int | None
+    scaling_factor: float | None
     clip_skip: int | None
     sizes: list[tuple[int, int]]
     recipe: Recipe
     normalized: Mapping[str, str]
     components: Mapping[str, PublishedModel]
+    trained_prediction_type: str | None = None
+    guidance_scale: float | None = None
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)
 
 
 _ADAPTER = TypeAdapter(Manifest)
@@ -53,7 +75,9 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     try:
         manifest = _ADAPTER.validate_json((bundle / MANIFEST).read_bytes())
-    except (OSError, ValidationError) as error:
+        for name in manifest.components:
+            component_of(name)
+    except (OSError, ValueError) as error:
         raise CorruptBundle(
             f"{bundle} has no usable {MANIFEST}: {error}",
             hint="give the folder that holds manifest.json and Resources/, or a .mlpackage",

@@ -15,6 +15,7 @@ from corepress.domain.bundle import (
     MODEL_NAMES,
     RESOURCES,
     VOCABULARY,
+    component_of,
     controlnet_name,
 )
 from corepress.domain.errors import VerificationFailed
@@ -30,22 +31,21 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     """Assemble a bundle.
 
     Parameters: ``name``, ``recipe``, ``size``, ``clip_skip``, ``further_sources`` (addresses by
-    role), and under ``facts`` those of normalize and of each model's convert stage;
-    ``min_psnr_db``, the least conversion figure that each model may have. Inputs:
-    ``model/<component>``, one package or compiled model each, chunks by names of their own;
-    ``tokenizer``, ``tokenizer_2``. Outputs: ``bundle``; facts: the manifest.
+    role), ``attachments`` (the roles of checkpoints beside the base model, by the names of their
+    models), and under ``facts`` those of each checkpoint's normalize and of each model's convert
+    stage; ``min_psnr_db``, the least conversion figure of each precision. Inputs:
+    ``model/<name>``, one package or compiled model each; ``tokenizer``, ``tokenizer_2``. Outputs:
+    ``bundle``; facts: the manifest.
 
     Raises:
         VerificationFailed: a model has a lower figure.
     """
-    _refuse_below_threshold(task.parameters["facts"], task.parameters["min_psnr_db"])
     models = {
-        name.removeprefix(_MODEL_INPUT): artifact
-        for name, artifact in task.inputs.items()
-        if name.startswith(_MODEL_INPUT)
+        name: _placed(name, artifact, task.parameters)
+        for name, artifact in _models(task.inputs).items()
     }
-    if "controlnet" in models:
-        models["controlnet"] = _named_controlnet(models["controlnet"], task.parameters)
+    facts = {name: task.parameters["facts"][name] for name in models}
+    _refuse_below_threshold(facts, task.parameters["min_psnr_db"])
     files = {
         f"{RESOURCES}/{path}": blob
         for artifact in models.values()
@@ -62,10 +62,11 @@ def run(task: Task, workspace: Workspace) -> Outputs:
 def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, float]) -> None:
     """The gate. It stands here, where builds part: one conversion may serve several recipes."""
     failed = [
-        f"{component}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
+        f"{model}: output {output!r} agrees with the checkpoint to {reached_db} dB, "
         f"the recipe asks for {least_db} dB"
-        for component, least_db in min_psnr_db.items()
-        for output, reached_db in outputs_below(facts[component]["psnr_db"], least_db).items()
+        for model, its_facts in facts.items()
+        for least_db in (min_psnr_db[its_facts["precision"]],)
+        for output, reached_db in outputs_below(its_facts["psnr_db"], least_db).items()
     ]
     if failed:
         raise VerificationFailed(
@@ -74,13 +75,25 @@ def _refuse_below_threshold(facts: Mapping[str, Any], min_psnr_db: Mapping[str, 
         )
 
 
-def _named_controlnet(model: Artifact, parameters: Mapping[str, Any]) -> Artifact:
-    """A ControlNet where apps look for it, among others and under a name of its own."""
-    uri = parameters["facts"]["normalize"]["source"]["uri"]
-    stem = f"{CONTROLNETS}/{controlnet_name(parameters['name'], uri)}"
+def _models(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    return {
+        name.removeprefix(_MODEL_INPUT): artifact
+        for name, artifact in inputs.items()
+        if name.startswith(_MODEL_INPUT)
+    }
+
+
+def _placed(name: str, model: Artifact, parameters: Mapping[str, Any]) -> Artifact:
+    """A model where apps look for it: a ControlNet among others, under a name of its own."""
+    if component_of(name) != "controlnet":
+        return model
+    place = name
+    if name == "controlnet":
+        uri = parameters["facts"]["normalize"]["source"]["uri"]
+        place = f"{CONTROLNETS}/{controlnet_name(parameters['name'], uri)}"
     return Artifact(
         {
-            path.replace(MODEL_NAMES["controlnet"], stem, 1): blob
+            path.replace(MODEL_NAMES["controlnet"], place, 1): blob
             for path, blob in model.files.items()
         }
     )

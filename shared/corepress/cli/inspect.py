@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
-from corepress.cli.needs import Forecast, composed, forecast, job_sources
-from corepress.cli.options import checkpoint_options, read_options
+from corepress.cli.needs import Forecast, Headers, forecast, job_sources, read_headers
+from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.cli.output import command, decision_words, print_json, size_text
+from corepress.domain.attachments import refuse_misfit
+from corepress.domain.composition import CHECKPOINT
+from corepress.domain.errors import PermanentError
 from corepress.domain.job import JobRequest, default_name
 from corepress.identify import composition_report
 from corepress.recipes import load_recipe
@@ -20,8 +23,15 @@ _RECIPE = "original"
 @click.command()
 @click.argument("source")
 @checkpoint_options
+@attachment_options
 @command
-def inspect(source: str, as_json: bool, **options: Any) -> None:
+def inspect(
+    source: str,
+    controlnets: tuple[str, ...],
+    refiner: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Read a checkpoint's headers and say what it is and what it needs.
 
     \b
@@ -29,13 +39,30 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
       corepress inspect model.safetensors
       corepress inspect --json folder/ | jq .components
       corepress inspect model.safetensors --lora style.safetensors:0.8
+      corepress inspect model.safetensors --controlnet canny.safetensors
     """
     checkpoint = read_options(options)
-    request = JobRequest(source, (load_recipe(_RECIPE),), default_name(source), checkpoint)
-    uris = job_sources(request)
-    files, composition = composed(uris, checkpoint)
-    report = composition_report(composition, checkpoint.lora_scales, uris)
-    report |= _expectations(forecast(files, composition, request))
+    request = JobRequest(
+        source,
+        (load_recipe(_RECIPE),),
+        default_name(source),
+        checkpoint,
+        controlnets=controlnets,
+        refiner=refiner,
+    )
+    base = read_headers(request)
+    report = composition_report(base.composition, checkpoint.lora_scales, job_sources(request))
+    fitting = {CHECKPOINT: base}
+    for role, uri in request.attachments.items():
+        try:
+            attached = read_headers(request, role)
+            refuse_misfit(role, attached.facts, base.facts)
+        except PermanentError as error:
+            report["problems"].append(error.document())
+        else:
+            fitting[role] = attached
+        report.setdefault("attachments", {})[role] = _attachment(uri, fitting.get(role))
+    report |= _expectations(forecast(fitting, request))
     if as_json:
         print_json(report)
         return
@@ -56,6 +83,9 @@ def _print_words(report: dict[str, Any]) -> None:
         _print_row("VAE", report["vae"]["source"] + fit)
     for lora in report.get("loras", []):
         _print_row("LoRA", _lora_words(lora))
+    for role, attached in report.get("attachments", {}).items():
+        fit = attached["family"] if attached["fits"] else "does not fit"
+        _print_row(role, f"{attached['source']}: {fit}")
     for command_, produced in report["produces"].items():
         click.echo(f"  will be produced by {command_}:")
         for name, size_bytes in produced.items():
@@ -84,6 +114,11 @@ def _component_words(component: dict[str, Any]) -> str:
     if component["variant"]:
         words += f"  variant {component['variant']}"
     return words
+
+
+def _attachment(uri: str, fitting: Headers | None) -> dict[str, Any]:
+    family = fitting.composition.whole.family if fitting else None
+    return {"source": uri, "fits": fitting is not None, "family": family}
 
 
 def _expectations(expected: Forecast) -> dict[str, Any]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from corepress.domain.bundle import MODEL_NAMES
+from corepress.domain.bundle import MODEL_NAMES, attached_controlnet
 from corepress.domain.checkpoint import ByteSource, Component
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import CheckpointOptions, JobRequest
-from corepress.domain.plan import Node, build_nodes
-from corepress.domain.recipe import SOURCE_COMPONENT
+from corepress.domain.plan import Node, build_nodes, step_of
 from corepress.identify import Composition, compose
 from corepress.runtime.disk import existing
 from corepress.runtime.files import LocalFile
 from corepress.runtime.needed_files import needed_by_role
 from corepress_compile.forecast import package_bytes, peak_memory_bytes
-from corepress_fetch.source import Source, open_source
+from corepress_fetch.source import open_source
 from corepress_normalize.forecast import PEAK_MEMORY_BYTES, expected_facts, weight_file_sizes
 
 
@@ -50,46 +50,77 @@ class Forecast:
         return sum(self.steps.values()) + self.published_bytes
 
 
-def composed(
-    sources: Mapping[str, str], options: CheckpointOptions
-) -> tuple[dict[str, Source], Composition]:
-    """The files of sources, which are given by role, and what they make together."""
-    files = {role: open_source(uri) for role, uri in sources.items()}
-    return files, compose(files, options.lora_scales, options.for_identify)
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """A checkpoint as its headers show it, with what is put into it: files by role, and a whole."""
+
+    files: Mapping[str, Mapping[str, ByteSource]]
+    composition: Composition
+    options: CheckpointOptions
+
+    @property
+    def needed(self) -> list[ByteSource]:
+        """The files that it is normalized from."""
+        by_role = needed_by_role(self.files, self.composition)
+        return [file for files in by_role.values() for file in files.values()]
+
+    @property
+    def downloads_bytes(self) -> int:
+        """What of these is not on disk."""
+        return sum(file.size_bytes for file in self.needed if not isinstance(file, LocalFile))
+
+    @property
+    def weight_files(self) -> dict[str, int]:
+        """The sizes of the weight files that normalizing will write, by path."""
+        return weight_file_sizes(
+            self.composition.whole, self.options.precision, self.options.max_shard_size
+        )
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the normalize stage will find."""
+        return expected_facts(self.composition.whole)
+
+
+def read_headers(request: JobRequest, role: str = CHECKPOINT) -> Headers:
+    """Read the headers of a job's checkpoint, or of one that is attached to it.
+
+    Raises:
+        PermanentError, TransientError: see `open_source` and `compose`.
+    """
+    if role == CHECKPOINT:
+        uris, options = job_sources(request), request.options
+    else:
+        uris, options = {CHECKPOINT: request.attachments[role]}, request.options.for_attachments
+    files = {each: open_source(uri) for each, uri in uris.items()}
+    return Headers(files, compose(files, options.lora_scales, options.for_identify), options)
 
 
 def job_sources(request: JobRequest) -> dict[str, str]:
-    """The addresses of a job's sources by role."""
+    """The addresses of what a job's base model is made of, by role."""
     return {CHECKPOINT: request.source, **request.options.further_sources}
 
 
 def forecast(
-    sources: Mapping[str, Mapping[str, ByteSource]],
-    composition: Composition,
-    request: JobRequest,
-    state: Path | None = None,
+    checkpoints: Mapping[str, Headers], request: JobRequest, state: Path | None = None
 ) -> Forecast:
     """What a job will write, told from headers alone.
 
     Args:
-        sources: the files of each source by role.
-        composition: what they make together.
+        checkpoints: the base model and what is attached to it, by role.
         request: the job.
         state: its state folder; files on the same disk are linked there and not copied. Where it
             is not given they are taken to be.
+
+    Raises:
+        IncompatibleControlNet, IncompatibleRefiner: what is attached does not fit.
     """
-    files = [
-        file for each in needed_by_role(sources, composition).values() for file in each.values()
-    ]
-    downloads_bytes = sum(file.size_bytes for file in files if not isinstance(file, LocalFile))
-    weight_files = weight_file_sizes(
-        composition.whole, request.options.precision, request.options.max_shard_size
-    )
+    base = checkpoints[CHECKPOINT]
     nodes: list[Node] = []
     with suppress(UnsupportedRecipe):  # then it is normalized and no more
-        nodes = build_nodes(request, expected_facts(composition.whole))
+        nodes = build_nodes(request, {role: each.facts for role, each in checkpoints.items()})
     packages = {
-        node.id: package_bytes(node.parameters, _source(node, composition))
+        node.id: package_bytes(node.parameters, _source(node, checkpoints))
         for node in nodes
         if node.stage == "convert"
     }
@@ -100,18 +131,19 @@ def forecast(
         if node.stage == "compile"
         for needed in node.needs
     }
-    copied_bytes = sum(file.size_bytes for file in files if _is_copied(file, state))
+    opening: dict[str, int] = {}
+    for role, each in checkpoints.items():
+        copied_bytes = sum(file.size_bytes for file in each.needed if _is_copied(file, state))
+        opening[step_of("fetch", role)] = each.downloads_bytes + copied_bytes
+        opening[step_of("normalize", role)] = sum(each.weight_files.values())
     published = compiled or packages
     return Forecast(
-        downloads_bytes=downloads_bytes,
-        weight_files=weight_files,
-        models={_description(node): packages[node.id] for node in nodes if node.id in packages},
-        steps={
-            "fetch": downloads_bytes + copied_bytes,
-            "normalize": sum(weight_files.values()),
-            **packages,
-            **compiled,
+        downloads_bytes=base.downloads_bytes,
+        weight_files=base.weight_files,
+        models={
+            _description(node, request): packages[node.id] for node in nodes if node.id in packages
         },
+        steps={**opening, **packages, **compiled},
         published_bytes=sum(
             published.get(step, 0)
             for node in nodes
@@ -122,7 +154,7 @@ def forecast(
             [
                 PEAK_MEMORY_BYTES,
                 *(
-                    peak_memory_bytes(node.parameters, _source(node, composition))
+                    peak_memory_bytes(node.parameters, _source(node, checkpoints))
                     for node in nodes
                     if node.id in packages
                 ),
@@ -131,14 +163,26 @@ def forecast(
     )
 
 
-def _source(node: Node, composition: Composition) -> Component:
-    return composition.whole.components[SOURCE_COMPONENT[node.parameters["component"]]]
+def _source(node: Node, checkpoints: Mapping[str, Headers]) -> Component:
+    """The component that a node converts."""
+    _, component = node.inputs["component"]
+    return checkpoints[_role(node, checkpoints)].composition.whole.components[component]
 
 
-def _description(node: Node) -> str:
-    name = f"{MODEL_NAMES[node.parameters['component']]}.mlpackage"
+def _role(node: Node, roles: Iterable[str]) -> str:
+    """The checkpoint that a node converts a component of."""
+    normalizing, _ = node.inputs["component"]
+    return next(role for role in roles if step_of("normalize", role) == normalizing)
+
+
+def _description(node: Node, request: JobRequest) -> str:
+    component = node.parameters["component"]
+    role = _role(node, (CHECKPOINT, *request.attachments))
+    name = MODEL_NAMES[component]
+    if component == "controlnet" and role != CHECKPOINT:
+        name = attached_controlnet(request.attachments[role])
     size = "x".join(map(str, node.parameters.get("size", ())))
-    return f"{name} ({', '.join(filter(None, (size, node.parameters['precision'])))})"
+    return f"{name}.mlpackage ({', '.join(filter(None, (size, node.parameters['precision'])))})"
 
 
 def _is_copied(file: ByteSource, state: Path | None) -> bool:

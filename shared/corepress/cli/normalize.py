@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from corepress.cli.needs import composed, forecast, job_sources
+from corepress.cli.needs import forecast, job_sources, read_headers
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
@@ -39,15 +39,14 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     checkpoint = read_options(options)
     refuse_unusable(out, MANIFEST, MANIFEST_SCHEMA)
     request = JobRequest(source, (), "", checkpoint)
-    sources = job_sources(request)
-    files, composition = composed(sources, checkpoint)
+    headers = {CHECKPOINT: read_headers(request)}
     refuse_small_disk(
-        {out.absolute().parent: forecast(files, composition, request).normalize_bytes},
+        {out.absolute().parent: forecast(headers, request).normalize_bytes},
         hint="free some space, or choose another disk with --out",
     )
     with (
         ProgressDisplay() as display,
-        local_copies(sources, checkpoint, out, display.activity) as paths,
+        local_copies(job_sources(request), checkpoint, out, display.activity) as paths,
     ):
         local = replace(
             checkpoint,

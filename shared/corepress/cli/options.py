@@ -115,6 +115,24 @@ def checkpoint_options(function: F) -> F:
     return function
 
 
+def attachment_options(function: F) -> F:
+    """Add ``--controlnet`` and ``--refiner`` to a command."""
+    for option in (
+        click.option(
+            "--refiner", metavar="SOURCE", help="An SDXL refiner; the bundle gets a UnetRefiner."
+        ),
+        click.option(
+            "--controlnet",
+            "controlnets",
+            multiple=True,
+            metavar="SOURCE",
+            help="A ControlNet for this model; the bundle gets a ControlledUnet too; repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def read_options(values: dict[str, Any]) -> CheckpointOptions:
     """The options as a value, with the files they name read and parsed.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
@@ -15,8 +14,8 @@ import click
 from corepress.adapters.embedded.clone import can_clone, clone_or_copy
 from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
-from corepress.cli.needs import composed, forecast, job_sources
-from corepress.cli.options import checkpoint_options, read_options
+from corepress.cli.needs import forecast, read_headers
+from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.cli.output import command, db_text, print_json, size_text, words
 from corepress.cli.progress import ProgressDisplay
 from corepress.config import read_settings
@@ -26,6 +25,8 @@ from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import (
     CompilerUnavailable,
     CorepressError,
+    IncompatibleControlNet,
+    IncompatibleRefiner,
     InternalError,
     from_document,
 )
@@ -71,6 +72,7 @@ _POLL_S = 1.0
     help="Cache and work in progress; by default $COREPRESS_STATE or the user's cache folder.",
 )
 @checkpoint_options
+@attachment_options
 @command
 def run(
     sources: tuple[str, ...],
@@ -79,6 +81,8 @@ def run(
     name: str | None,
     compile_: Literal["never", "required"] | None,
     state: Path | None,
+    controlnets: tuple[str, ...],
+    refiner: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -92,6 +96,7 @@ def run(
       corepress run model.safetensors --recipe original --out bundles
       corepress run a.safetensors b/ --recipe original --recipe mine.yaml --out bundles
       corepress run model.safetensors --lora style.safetensors:0.8 --recipe original --out bundles
+      corepress run model.safetensors --controlnet canny/ --recipe original --out bundles
     """
     if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
         raise click.BadParameter(
@@ -114,10 +119,19 @@ def run(
     settings = read_settings()
     checkpoint = read_options(options)
     requests = [
-        JobRequest(source, recipes, name or _default_name(source), checkpoint, compile_wish)
+        JobRequest(
+            source,
+            recipes,
+            name or _default_name(source),
+            checkpoint,
+            compile_wish,
+            controlnets,
+            refiner,
+        )
         for source in sources
     ]
-    further = {role: resolve(uri) for role, uri in checkpoint.further_sources.items()}
+    others = checkpoint.further_sources | requests[0].attachments
+    further = {role: resolve(uri) for role, uri in others.items()}
     resolved = [
         {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in sources
     ]
@@ -167,16 +181,23 @@ def _refuse_small_disk(
 
     Raises:
         DiskFull: says where.
+        IncompatibleControlNet, IncompatibleRefiner: headers tell that, too.
     """
     state = pipeline.store.root
     state_bytes = published_bytes = 0
     for request, its_sources in zip(requests, resolved, strict=True):
-        with suppress(CorepressError):  # the job says what is wrong with its source
-            files, composition = composed(job_sources(request), request.options)
+        try:
+            headers = {
+                role: read_headers(request, role) for role in (CHECKPOINT, *request.attachments)
+            }
+            needs = forecast(headers, request, state)
             done = jobs.done_before(pipeline.store, pipeline.stages, request, its_sources)
-            needs = forecast(files, composition, request, state)
-            state_bytes += sum(needs.steps[step] for step in needs.steps.keys() - done)
-            published_bytes += needs.published_bytes
+        except (IncompatibleControlNet, IncompatibleRefiner):
+            raise
+        except CorepressError:  # the job says what is wrong with its source
+            continue
+        state_bytes += sum(needs.steps[step] for step in needs.steps.keys() - done)
+        published_bytes += needs.published_bytes
     if can_clone(state, existing(out)):
         published_bytes = 0
     refuse_small_disk(

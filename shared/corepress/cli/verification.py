@@ -6,8 +6,8 @@ Imports torch and coremltools.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.bundle import CHUNK_NUMBERS, component_of, model_of, whole_of
+from corepress.domain.artifact import Digest
+from corepress.domain.bundle import CHUNK_NUMBERS, component_of, model_name, model_of, whole_of
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
 from corepress.domain.job import CheckpointOptions
@@ -24,8 +26,12 @@ from corepress.domain.recipe import (
     DENOISERS,
     SIZED,
     SOURCE_COMPONENT,
+    UNETS,
+    gives_epsilon,
 )
 from corepress.evaluate import Package
+from corepress.runtime.files import LocalFile
+from corepress.runtime.weights_digest import weights_digest
 from corepress_compile.interface import check_packages, spec_of
 from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
@@ -61,7 +67,7 @@ class ModelReport:
 @dataclass(slots=True)
 class Report:
     """What was checked; ``missing`` is what a bundle lacks to make images with it alone, None of a
-    lone package."""
+    lone package; ``image`` is what `corepress.cli.image.draw` tells."""
 
     bundle: str
     against: str | None
@@ -69,6 +75,7 @@ class Report:
     checked: list[str]
     missing: list[str] | None
     models: dict[str, ModelReport]
+    image: Mapping[str, Any] | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -87,18 +94,36 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A normalized checkpoint: its folder, and what its manifest says of it."""
+    """A normalized checkpoint: its folder, its family, and the digests of its weights."""
 
     folder: Path
     family: str
-    digests: Mapping[str, str]
+    digests: Mapping[str, Digest]
 
 
 @contextmanager
-def opened_source(
+def opened_sources(
+    against: Path,
+    attachments: Mapping[str, Path],
+    options: CheckpointOptions,
+    display: ProgressDisplay,
+) -> Iterator[dict[str, Source]]:
+    """The checkpoint under `CHECKPOINT`, and others by the names of their models in a bundle."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(_opened(path, its_options, display))
+            for name, path, its_options in (
+                (CHECKPOINT, against, options),
+                *((name, path, options.for_attachments) for name, path in attachments.items()),
+            )
+        }
+
+
+@contextmanager
+def _opened(
     against: Path, options: CheckpointOptions, display: ProgressDisplay
 ) -> Iterator[Source]:
-    """The checkpoint, normalized for the while unless it is a normalized folder already."""
+    """A checkpoint, normalized for the while unless it is a normalized folder already."""
     asked = replace(options, clip_skip=None) != CheckpointOptions()
     if (against / MANIFEST).is_file() and not asked:
         yield _source(against)
@@ -114,7 +139,7 @@ def _source(folder: Path) -> Source:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        digests = {name: facts["digest"] for name, facts in manifest["components"].items()}
+        digests = {name: _weights_digest(folder / name) for name in manifest["components"]}
         return Source(folder, str(manifest["family"]), digests)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingConfig(
@@ -124,15 +149,20 @@ def _source(folder: Path) -> Source:
         ) from error
 
 
+def _weights_digest(folder: Path) -> Digest:
+    return weights_digest(map(LocalFile, sorted(folder.glob("*.safetensors"))))
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What was checked without a checkpoint, and what can be evaluated against one.
 
-    ``packages`` has each model, or its two chunks, by their names in the report.
+    ``packages`` has each model or its two chunks, by their own names in the report, by the name of
+    the whole.
     """
 
     report: Report
-    packages: Sequence[Mapping[str, Package]]
+    packages: Mapping[str, Mapping[str, Package]]
     manifest: Manifest | None
 
 
@@ -149,12 +179,14 @@ def check_package(path: Path) -> Checked:
         name: _model_report(package, package.path.name, DEFAULT_MIN_PSNR_DB[package.precision])
         for name, package in packages.items()
     }
-    return Checked(Report(str(path), None, None, ["interface"], None, models), [packages], None)
+    return Checked(
+        Report(str(path), None, None, ["interface"], None, models), {path.stem: packages}, None
+    )
 
 
 def _with_chunks(path: Path) -> list[Path]:
-    whole = whole_of(path.stem)
-    if whole == path.stem:
+    whole = whole_of(model_of(path))
+    if whole == model_of(path):
         return [path]
     return [path.with_stem(f"{whole}Chunk{number}") for number in CHUNK_NUMBERS]
 
@@ -190,28 +222,18 @@ def check_bundle(bundle: Path, display: ProgressDisplay) -> Checked:
         entry.checked.insert(0, "checksums")
         report.models[component] = entry
     for packages in models.values():
-        check_packages(list(packages.values()), _published_spec(manifest, next(iter(packages))))
+        check_packages(list(packages.values()), published_spec(manifest, next(iter(packages))))
     if models:
         report.checked.append("interface")
-    return Checked(report, list(models.values()), manifest)
+    return Checked(report, models, manifest)
 
 
-def evaluate_against(
-    checked: Checked, source: Source, clip_skip: int | None, native: bool, display: ProgressDisplay
-) -> None:
-    """Compare the packages with their checkpoint; the figures are added to the report.
-
-    Args:
-        checked: what to evaluate.
-        source: the checkpoint.
-        clip_skip: of a lone text encoder; a bundle's manifest tells it.
-        native: whether to take the native figures too.
-        display: is told how far it has come.
+def refuse_other_kind(checked: Checked, source: Source) -> None:
+    """Refuse what cannot be compared at all.
 
     Raises:
         VerificationFailed: it is a checkpoint of another kind.
-        InvalidRequest: there is nothing to evaluate, or nothing to compare it with.
-        PermanentError: see `measure`.
+        InvalidRequest: there is nothing to evaluate.
     """
     manifest, report = checked.manifest, checked.report
     if not checked.packages:
@@ -225,12 +247,40 @@ def evaluate_against(
             f"the bundle is of the family {manifest.family}, the checkpoint of {source.family}",
             hint="give the checkpoint that the bundle was made of",
         )
+
+
+def evaluate_against(
+    checked: Checked,
+    sources: Mapping[str, Source],
+    clip_skip: int | None,
+    native: bool,
+    display: ProgressDisplay,
+) -> None:
+    """Compare the packages with their checkpoint; the figures are added to the report.
+
+    Args:
+        checked: what to evaluate.
+        sources: the checkpoints, see `opened_sources`; what was made of another than these is left
+            out.
+        clip_skip: of a lone text encoder; a bundle's manifest tells it.
+        native: whether to take the native figures too.
+        display: is told how far it has come.
+
+    Raises:
+        InvalidRequest: there is nothing to compare a model with.
+        PermanentError: see `measure`.
+    """
+    manifest, report, source = checked.manifest, checked.report, sources[CHECKPOINT]
     report.family = source.family
     report.checked.append("figures")
-    for packages in checked.packages:
+    for whole, packages in checked.packages.items():
         *_, (name, package) = packages.items()
+        attached = whole if manifest and whole in manifest.attachments else None
+        if attached and attached not in sources:
+            continue
+        source = sources[attached or CHECKPOINT]
         if manifest:
-            spec = _published_spec(manifest, name)
+            spec = published_spec(manifest, name, source.folder / "scheduler")
         else:
             spec = spec_of(list(packages.values()), source.family, clip_skip)
         component = SOURCE_COMPONENT[spec.component]
@@ -239,7 +289,7 @@ def evaluate_against(
                 f"the checkpoint has no {component} to compare {package.path.name} with",
                 hint=f"it has: {', '.join(source.digests)}",
             )
-        display.say(f"evaluating {whole_of(name)} ...")
+        display.say(f"evaluating {whole} ...")
         model = report.models[name]  # of the second chunk, which gives the outputs
         model.psnr_db = measure(
             spec,
@@ -251,8 +301,35 @@ def evaluate_against(
         for each in packages:
             report.models[each].checked.append("figures")
             if manifest:
-                same = source.digests[component] == manifest.normalized.get(component)
-                report.models[each].same_weights = same
+                published = manifest.normalized.get(attached or component)
+                report.models[each].same_weights = source.digests[component] == published
+
+
+def published_spec(manifest: Manifest, name: str, scheduler: Path | None = None) -> BuildSpec:
+    """What a model of a bundle was built as.
+
+    Args:
+        manifest: of the bundle.
+        name: of the model in it.
+        scheduler: the folder of the checkpoint's scheduler; only evaluating needs it.
+    """
+    component = component_of(name)
+    attached = manifest.attachments.get(whole_of(name))
+    parameters: dict[str, Any] = {
+        "component": component,
+        "family": attached.family if attached else manifest.family,
+        "precision": manifest.components[name].precision,
+        "deployment_target": manifest.recipe.deployment_target,
+        "batch": manifest.recipe.batch if component in DENOISERS else 1,
+        "clip_skip": manifest.clip_skip,
+        "guidance_scale": manifest.recipe.guidance_scale,
+        "epsilon_output": component in UNETS
+        and gives_epsilon(manifest.recipe.prediction_type, manifest.trained_prediction_type or ""),
+    }
+    if component in SIZED:
+        (size,) = manifest.sizes
+        parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
+    return BuildSpec.from_parameters(parameters, scheduler)
 
 
 def _show_progress(display: ProgressDisplay, name: str, done: float) -> None:
@@ -270,27 +347,10 @@ def _model_report(package: Package, path: str, least_db: float) -> ModelReport:
     )
 
 
-def _published_spec(manifest: Manifest, name: str) -> BuildSpec:
-    component: Any = whole_of(name)
-    parameters: dict[str, Any] = {
-        "component": component,
-        "family": manifest.family,
-        "precision": manifest.components[name].precision,
-        "deployment_target": manifest.recipe.deployment_target,
-        "batch": manifest.recipe.batch if component in DENOISERS else 1,
-        "clip_skip": manifest.clip_skip,
-    }
-    if component in SIZED:
-        (size,) = manifest.sizes
-        parameters |= {"size": size, "vae_scale_factor": manifest.vae_scale_factor}
-    return BuildSpec.from_parameters(parameters)
-
-
-def _hold_to_manifest(component: str, model: PublishedModel, found: ModelReport) -> None:
+def _hold_to_manifest(name: str, model: PublishedModel, found: ModelReport) -> None:
     kind = model_of(PurePosixPath(model.path))
-    named = component_of(kind)
-    stated = (component, model.precision, model.inputs, model.outputs)
-    if stated != (named, found.precision, found.inputs, found.outputs):
+    stated = (model_name(name), model.precision, model.inputs, model.outputs)
+    if stated != (kind, found.precision, found.inputs, found.outputs):
         raise VerificationFailed(
-            f"{model.path} is not what manifest.json says of {component}", path=model.path
+            f"{model.path} is not what manifest.json says of {name}", path=model.path
         )

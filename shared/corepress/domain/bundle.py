@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Set
 from pathlib import PurePath
 
-from corepress.domain.recipe import ComponentName
+from corepress.domain.job import default_name
+from corepress.domain.recipe import COMPONENTS, ComponentName
 
 SCHEMA = "corepress.bundle/1"
 MANIFEST = "manifest.json"
@@ -28,14 +29,16 @@ MODEL_NAMES: Mapping[ComponentName, str] = {
     "controlled_unet": "ControlledUnet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "safety_checker": "SafetyChecker",
     "controlnet": "ControlNet",
+    "unet_refiner": "UnetRefiner",
 }
 """The file name of each component's model, as Apple's Swift package looks for it; a ControlNet is
 called by its own name, see `controlnet_name`."""
 
 CHUNK_NUMBERS = (1, 2)
 
-_CHUNK = re.compile(r"(.+?)_?[cC]hunk([12])")
+_CHUNK = re.compile(r"([^/]+?)_?[cC]hunk([12])")
 _ON_HUB = re.compile(r"hf://([^/@]+/[^/@]+)")
 _SD = frozenset({"TextEncoder", "Unet", "VAEDecoder"})
 _SDXL = _SD | {"TextEncoder2"}
@@ -50,17 +53,6 @@ def whole_of(name: str) -> str:
     """The component that a chunk is of, or the model; any other name is that of a whole."""
     found = _CHUNK.fullmatch(name)
     return found[1] if found else name
-
-
-def component_of(model: str) -> str | None:
-    """The component of a bundle that a model is called after, chunks included; None: there is none.
-
-    Args:
-        model: see `model_of`.
-    """
-    whole = whole_of(model)
-    component = next((name for name, stated in MODEL_NAMES.items() if stated == whole), None)
-    return component and component + model.removeprefix(whole).replace("Chunk", "_chunk")
 
 
 def model_of(path: PurePath) -> str:
@@ -81,6 +73,34 @@ def controlnet_name(name: str, uri: str) -> str:
     return "".join(
         word.title() for word in re.split(r"[^A-Za-z0-9]+", on_hub[1] if on_hub else name)
     )
+
+
+def attached_controlnet(uri: str) -> str:
+    """What a manifest calls a ControlNet that was given beside a base model: its path, in short."""
+    return f"{CONTROLNETS}/{controlnet_name(default_name(uri), uri)}"
+
+
+def component_of(name: str) -> ComponentName:
+    """The kind of a model by its name in a manifest.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    kind = whole_of(name).partition("/")[0]
+    for component in COMPONENTS:
+        if component == kind:
+            return component
+    raise ValueError(f"there is no kind of model called {kind!r}")
+
+
+def model_name(name: str) -> str:
+    """What a model of a manifest is called by apps, see `model_of`.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    chunk = name.removeprefix(whole_of(name)).replace("_chunk", "Chunk")
+    return MODEL_NAMES[component_of(name)] + chunk
 
 
 def missing_resources(family: str, names: Set[str]) -> list[str]:

@@ -149,6 +149,18 @@ class IncompatibleVae(PermanentError):
     code = "incompatible-vae"
 
 
+class IncompatibleControlNet(PermanentError):
+    """A ControlNet that does not fit the base model it is given to."""
+
+    code = "incompatible-controlnet"
+
+
+class IncompatibleRefiner(PermanentError):
+    """A refiner that does not fit the base model it is given to."""
+
+    code = "incompatible-refiner"
+
+
 class AmbiguousPredictionType(PermanentError):
     """The weights cannot tell epsilon from v-prediction; an option must."""
 
@@ -210,6 +222,13 @@ class CompilationFailed(PermanentError):
     code = "compilation-failed"
 
 
+class Cancelled(PermanentError):
+    """Somebody cancelled the job."""
+
+    code = "cancelled"
+    exit_code = ExitCode.OUTSIDE
+
+
 class DiskFull(TransientError):
     """No room for what is about to be written."""
 
@@ -229,7 +248,7 @@ class SourceNotFound(PermanentError):
 
 
 class AccessDenied(PermanentError):
-    """The source or the store refuses our credentials."""
+    """The source, the store or the bus refuses our credentials."""
 
     code = "access-denied"
     exit_code = ExitCode.OUTSIDE

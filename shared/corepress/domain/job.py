@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote
 
+from corepress.domain.attachments import REFINER, controlnet_role
 from corepress.domain.checkpoint import IdentifyOptions
 from corepress.domain.composition import VAE, Lora, lora_role
 from corepress.domain.recipe import Recipe
@@ -60,6 +61,16 @@ class CheckpointOptions:
         return tuple(lora.scale for lora in self.lora)
 
     @property
+    def for_attachments(self) -> CheckpointOptions:
+        """How checkpoints beside this one are read: what is said of one checkpoint is left out."""
+        return CheckpointOptions(
+            precision=self.precision,
+            allow_non_finite=self.allow_non_finite,
+            overflow=self.overflow,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @property
     def for_identify(self) -> IdentifyOptions:
         """What of the options tells what a checkpoint is."""
         return IdentifyOptions(
@@ -76,7 +87,10 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What a user asks for: a source, its options, and the recipes."""
+    """What a user asks for: a source, its options, and the recipes.
+
+    ``controlnets`` and ``refiner`` are sources of checkpoints whose networks join its bundles.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -85,6 +99,15 @@ class JobRequest:
     name: str
     options: CheckpointOptions = field(default_factory=CheckpointOptions)
     compile: Literal["never", "required"] = "never"
+    controlnets: tuple[str, ...] = ()
+    refiner: str | None = None
+
+    @property
+    def attachments(self) -> dict[str, str]:
+        """The sources of the checkpoints beside the base model, by role."""
+        refiner = {} if self.refiner is None else {REFINER: self.refiner}
+        numbered = enumerate(self.controlnets)
+        return {controlnet_role(index): source for index, source in numbered} | refiner
 
 
 def default_name(source: str) -> str:

@@ -12,26 +12,28 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from corepress.domain.artifact import canonical_json, sha256_digest
-from corepress.domain.bundle import CHUNK_NUMBERS, chunk_of
-from corepress.domain.errors import UnsupportedRecipe
-from corepress.domain.job import JobRequest
+from corepress.domain.attachments import refuse_misfit
+from corepress.domain.bundle import CHUNK_NUMBERS, attached_controlnet, chunk_of
+from corepress.domain.composition import CHECKPOINT
+from corepress.domain.errors import InvalidRequest, UnsupportedRecipe
+from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.recipe import (
-    BY_REQUEST,
-    CHUNKED,
-    COMPONENTS,
     DENOISERS,
+    PRECISIONS,
     SIZED,
     SOURCE_COMPONENT,
+    UNETS,
+    VAES,
     ComponentName,
     Recipe,
+    gives_epsilon,
 )
+from corepress.domain.selection import Facts, Model, models, refuse_unsuitable_sizes
 from corepress.domain.stage import Outputs, Task
 
 _NOT_FOR_FETCH = frozenset({"allow_non_finite", "clip_skip", "max_shard_size"})
 """Options that say how weights are written and used: whatever they are, the same is fetched."""
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
-_NOT_YET = "transformer"
-"""A component whose family cannot be converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Node:
     """One step of a job.
 
     ``inputs`` names, for each input of the task, a node and one of its artifacts; ``facts`` names
-    the nodes whose facts the task gets, by label.
+    the nodes whose facts the task gets, by label; ``after`` those that it only waits for.
     """
 
     id: str
@@ -47,11 +49,14 @@ class Node:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
         """The nodes that must be done before this one can run."""
-        return frozenset(node for node, _ in self.inputs.values()) | frozenset(self.facts.values())
+        return frozenset(
+            {*(node for node, _ in self.inputs.values()), *self.facts.values(), *self.after}
+        )
 
     def document(self) -> dict[str, Any]:
         """The node as JSON."""
@@ -61,7 +66,7 @@ class Node:
     def from_document(document: Mapping[str, Any]) -> Node:
         """The inverse of `document`."""
         inputs = {name: (node, artifact) for name, (node, artifact) in document["inputs"].items()}
-        return Node(**{**document, "inputs": inputs})
+        return Node(**{**document, "inputs": inputs, "after": tuple(document["after"])})
 
     def task(self, done: Mapping[str, Outputs]) -> Task:
         """The task of this node.
@@ -80,51 +85,93 @@ class Node:
         return Task(self.stage, parameters, inputs)
 
 
+def step_of(stage: str, role: str) -> str:
+    """The id of the node in which a checkpoint goes through fetch or normalize."""
+    return stage if role == CHECKPOINT else f"{stage}-{role}"
+
+
 def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
-    """The nodes known before the checkpoint is: fetch, then normalize.
+    """The nodes known before the checkpoints are: fetch, then normalize, of each.
+
+    The base model is normalized last: when it is, all is known that `build_nodes` needs.
 
     Args:
         request: the job.
         sources: the resolved sources by role: what identifies their content at this moment.
+
+    Raises:
+        InvalidRequest: two ControlNets would have the same name.
     """
-    options = request.options.document()
-    parameters: dict[str, Any] = {"source": {"uri": request.source}, "options": options}
-    if request.options.lora:
-        parameters["lora_scales"] = list(request.options.lora_scales)
-    fetched = {name: value for name, value in options.items() if name not in _NOT_FOR_FETCH}
-    names = ("index", "tokenizer", *sources)
-    return [
-        Node("fetch", "fetch", {**sources, "options": fetched}),
-        Node(
-            "normalize",
-            "normalize",
-            parameters,
-            inputs={name: ("fetch", name) for name in names},
-            facts={"fetch": "fetch"},
-        ),
+    _refuse_equal_names(request)
+    own = {role: source for role, source in sources.items() if role not in request.attachments}
+    base = request.options
+    nodes = [
+        node
+        for role, uri in request.attachments.items()
+        for node in _opening(role, uri, base.for_attachments, {CHECKPOINT: sources[role]}, ())
     ]
+    after = tuple(node.id for node in nodes if node.stage == "normalize")
+    return [*_opening(CHECKPOINT, request.source, base, own, after), *nodes]
 
 
-def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node]:
+def _opening(
+    role: str,
+    uri: str,
+    options: CheckpointOptions,
+    sources: Mapping[str, Mapping[str, Any]],
+    after: tuple[str, ...],
+) -> tuple[Node, Node]:
+    document = options.document()
+    parameters: dict[str, Any] = {"source": {"uri": uri}, "options": document}
+    if options.lora:
+        parameters["lora_scales"] = list(options.lora_scales)
+    fetched = {name: value for name, value in document.items() if name not in _NOT_FOR_FETCH}
+    fetch = Node(step_of("fetch", role), "fetch", {**sources, "options": fetched})
+    normalize = Node(
+        step_of("normalize", role),
+        "normalize",
+        parameters,
+        inputs={name: (fetch.id, name) for name in ("index", "tokenizer", *sources)},
+        facts={"fetch": fetch.id},
+        after=after,
+    )
+    return fetch, normalize
+
+
+def _refuse_equal_names(request: JobRequest) -> None:
+    names = [attached_controlnet(uri) for uri in request.controlnets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidRequest(
+            f"two ControlNets would be called {', '.join(twice)}", hint="give files other names"
+        )
+
+
+def build_nodes(request: JobRequest, facts: Facts) -> list[Node]:
     """The nodes that follow from what normalize found: convert, compile, publish.
 
     Args:
         request: the job.
-        normalized: the facts of the normalize stage.
+        facts: of the normalize stage, for the checkpoint and what is attached to it.
 
     Raises:
         UnsupportedRecipe: a recipe asks for what this checkpoint cannot give.
+        IncompatibleControlNet, IncompatibleRefiner: see `refuse_misfit`.
     """
+    base = facts[CHECKPOINT]
+    for role, attached in facts.items():
+        if role != CHECKPOINT:
+            refuse_misfit(role, attached, base)
     nodes: dict[str, Node] = {}
     for recipe in request.recipes:
-        _refuse_unsuitable_sizes(recipe, normalized)
-        native = normalized["native_size"]
+        chosen = models(request, recipe, facts)
+        refuse_unsuitable_sizes(recipe, chosen, facts)
+        native = base["native_size"]
         for build, stated in recipe.build_names().items():
             size = stated or (tuple(native) if native else None)
-            converts: dict[ComponentName, Node] = {}
-            for component in _components(recipe, normalized):
-                node = _convert_node(recipe, component, size, normalized, request)
-                nodes[node.id] = converts[component] = node
+            converts: dict[Model, Node] = {}
+            for model in chosen:
+                node = _convert_node(recipe, model, size, facts, request)
+                nodes[node.id] = converts[model] = node
                 if request.compile == "required":
                     nodes |= {each.id: each for each in _compile_nodes(node)}
             publish = _publish_node(request, recipe, build, size, converts)
@@ -136,89 +183,57 @@ def build_nodes(request: JobRequest, normalized: Mapping[str, Any]) -> list[Node
     return list(nodes.values())
 
 
-def _components(recipe: Recipe, facts: Mapping[str, Any]) -> list[ComponentName]:
-    if _NOT_YET in facts["components"]:
-        raise UnsupportedRecipe(
-            f"a checkpoint of family {facts['family']} cannot be converted yet",
-            hint="`corepress normalize` makes a diffusers folder of it",
-        )
-    available = [c for c in COMPONENTS if SOURCE_COMPONENT.get(c) in facts["components"]]
-    if recipe.components == "default":
-        chosen = [c for c in available if c not in BY_REQUEST]
-    else:
-        missing = [c for c in recipe.components if c not in available]
-        if missing:
-            raise UnsupportedRecipe(
-                f"recipe {recipe.name!r} asks for {', '.join(missing)}, "
-                f"but this checkpoint has {', '.join(available) or 'none that can be converted'}",
-                hint="remove it from `components` in the recipe",
-            )
-        chosen = [c for c in COMPONENTS if c in recipe.components]
-    if not chosen:
-        raise UnsupportedRecipe(
-            f"a checkpoint of family {facts['family']} has no component that can be converted yet",
-            hint="`corepress normalize` still makes a diffusers folder of it",
-        )
-    return chosen
-
-
-def _refuse_unsuitable_sizes(recipe: Recipe, facts: Mapping[str, Any]) -> None:
-    if recipe.sizes == "native":
-        return
-    for component in _components(recipe, facts):
-        if component not in SIZED:
-            continue
-        step = int(facts["vae_scale_factor"])
-        if component in DENOISERS:
-            step *= int(facts["unet_divisor"])
-        for width, height in recipe.sizes:
-            if width <= 0 or height <= 0 or width % step or height % step:
-                raise UnsupportedRecipe(
-                    f"recipe {recipe.name!r}: size {width}x{height} does not suit {component}: "
-                    f"both sides must be positive multiples of {step} pixels",
-                    hint=f"use {_round(width, step)}x{_round(height, step)}",
-                )
-
-
-def _round(pixels: int, step: int) -> int:
-    return max(step, (pixels + step // 2) // step * step)
-
-
 def _convert_node(
     recipe: Recipe,
-    component: ComponentName,
+    model: Model,
     size: tuple[int, int] | None,
-    facts: Mapping[str, Any],
+    facts: Facts,
     request: JobRequest,
 ) -> Node:
+    component, own = model.component, facts[model.role]
     source = SOURCE_COMPONENT[component]
-    overflows = bool(facts["components"][source].get("overflows_float16", False))
+    overflows = bool(own["components"][source].get("overflows_float16", False))
     precision = recipe.precision_of(component, overflows)
     parameters: dict[str, Any] = {
         "component": component,
-        "family": facts["family"],
+        "family": own["family"],
         "precision": precision,
         "deployment_target": recipe.deployment_target,
     }
-    name = str(component)
+    name = component if model.role == CHECKPOINT else model.role
     if component in SIZED:
         assert size is not None, "what has a size has a native one"
         name += f"-{size[0]}x{size[1]}"
-        parameters |= {"size": list(size), "vae_scale_factor": facts["vae_scale_factor"]}
+        parameters |= {
+            "size": list(size),
+            "vae_scale_factor": facts[CHECKPOINT]["vae_scale_factor"],
+        }
     if component in DENOISERS:
         parameters |= {"batch": recipe.batch, "attention": recipe.attention}
+    inputs = {"component": (step_of("normalize", model.role), source)}
+    if component in UNETS:
+        if own["components"][source].get("guidance_embedding"):
+            parameters["guidance_scale"] = recipe.guidance_scale
+        if gives_epsilon(recipe.prediction_type, own["prediction_type"]):
+            parameters["epsilon_output"] = True
+            inputs["scheduler"] = (step_of("normalize", model.role), "scheduler")
+    if component in VAES and precision == "float16":
+        stated = recipe.stated_precision(component)
+        parameters["on_overflow"] = "float32" if stated == "auto" else "refuse"
     if component in _TEXT:
         parameters["clip_skip"] = request.options.clip_skip
     if component in recipe.compression:
         parameters["compression"] = recipe.compression[component].document()
-    if component in CHUNKED and recipe.chunks > 1:
+    if component in UNETS and recipe.chunks > 1:
         parameters["chunks"] = recipe.chunks
     short = sha256_digest(canonical_json(parameters)).removeprefix("sha256:")[:8]
     return Node(
         id=f"convert-{name}-{short}",
         stage="convert",
         parameters=parameters,
-        inputs={"component": ("normalize", source)},
+        inputs=inputs,
+        # not planned before; a node is published when the last that it needs is done
+        after=("normalize",) if model.role != CHECKPOINT else (),
     )
 
 
@@ -230,7 +245,7 @@ def _compile_nodes(convert: Node) -> list[Node]:
             parameters={"deployment_target": convert.parameters["deployment_target"]},
             inputs={"package": (convert.id, package)},
         )
-        for package in _packages(convert).values()
+        for package in _packages("", convert).values()
     ]
 
 
@@ -239,12 +254,16 @@ def _compiled_id(convert: Node, package: str) -> str:
     return convert.id.replace("convert-", "compile-", 1) + chunk
 
 
-def _packages(convert: Node) -> dict[str, str]:
-    """The packages that a convert step makes: its artifacts, by their names in a bundle."""
-    component = convert.parameters["component"]
+def _packages(name: str, convert: Node) -> dict[str, str]:
+    """The packages that a convert step makes: its artifacts, by their names in a manifest.
+
+    Args:
+        name: of the model.
+        convert: the step.
+    """
     if convert.parameters.get("chunks", 1) == 1:
-        return {component: "package"}
-    return {chunk_of(component, number): f"chunk{number}" for number in CHUNK_NUMBERS}
+        return {name: "package"}
+    return {chunk_of(name, number): f"chunk{number}" for number in CHUNK_NUMBERS}
 
 
 def _publish_node(
@@ -252,16 +271,17 @@ def _publish_node(
     recipe: Recipe,
     build: str,
     size: tuple[int, int] | None,
-    converts: Mapping[ComponentName, Node],
+    converts: Mapping[Model, Node],
 ) -> Node:
     compiled = request.compile == "required"
-    models = {
+    published = {
         f"model/{name}": (
             (_compiled_id(node, package), "compiled") if compiled else (node.id, package)
         )
-        for node in converts.values()
-        for name, package in _packages(node).items()
+        for model, node in converts.items()
+        for name, package in _packages(model.name, node).items()
     }
+    attached = {model.name: model.role for model in converts if model.role != CHECKPOINT}
     tokenizers = {name: ("normalize", name) for name in ("tokenizer", "tokenizer_2")}
     return Node(
         id=f"publish-{build}",
@@ -270,16 +290,19 @@ def _publish_node(
             "name": request.name,
             "size": list(size) if size else None,
             "recipe": asdict(recipe),
-            "min_psnr_db": {
-                component: recipe.threshold_db(node.parameters["precision"])
-                for component, node in converts.items()
-            },
+            "min_psnr_db": {each: recipe.threshold_db(each) for each in PRECISIONS},
             "clip_skip": request.options.clip_skip,
-            "further_sources": request.options.further_sources,
+            "further_sources": {**request.options.further_sources, **request.attachments},
+            "attachments": attached,
         },
-        inputs={**models, **tokenizers},
-        facts={"normalize": "normalize"} | {c: node.id for c, node in converts.items()},
+        inputs={**published, **tokenizers},
+        facts={step: step for step in ("normalize", *_normalized(attached))}
+        | {model.name: node.id for model, node in converts.items()},
     )
+
+
+def _normalized(attached: Mapping[str, str]) -> list[str]:
+    return [step_of("normalize", role) for role in attached.values()]
 
 
 @dataclass(frozen=True, slots=True)

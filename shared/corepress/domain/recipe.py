@@ -17,6 +17,7 @@ ComponentName = Literal[
     "vae_encoder",
     "safety_checker",
     "controlnet",
+    "unet_refiner",
 ]
 Attention = Literal["original", "split_einsum", "split_einsum_v2"]
 Bits = Literal[1, 2, 3, 4, 6, 8, 16]
@@ -27,6 +28,7 @@ DeploymentTarget = Literal[
 ]
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "text_encoder": "text_encoder",
@@ -35,21 +37,31 @@ SOURCE_COMPONENT: Mapping[ComponentName, str] = {
     "controlled_unet": "unet",
     "vae_decoder": "vae",
     "vae_encoder": "vae",
+    "safety_checker": "safety_checker",
     "controlnet": "controlnet",
+    "unet_refiner": "unet",
 }
 """Which component of a normalized checkpoint each Core ML model is converted from."""
 
-DENOISERS: frozenset[ComponentName] = frozenset({"unet", "controlled_unet", "controlnet"})
+DENOISERS: frozenset[ComponentName] = frozenset(
+    {"unet", "controlled_unet", "controlnet", "unet_refiner"}
+)
 """The models with transformers, which take a batch of noisy latents."""
 
-CHUNKED: frozenset[ComponentName] = frozenset({"unet", "controlled_unet"})
-"""The models that are cut in two where a recipe says so: apps look for chunks of no other."""
+BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet", "safety_checker"})
+"""What a recipe has to name: `default` means all the others that the checkpoint has, and beside a
+ControlNet the controlled UNet."""
 
-BY_REQUEST: frozenset[ComponentName] = frozenset({"controlled_unet"})
-"""What a recipe has to name: `default` means all the others that the checkpoint has."""
+VAES: frozenset[ComponentName] = frozenset({"vae_decoder", "vae_encoder"})
 
-SIZED: frozenset[ComponentName] = DENOISERS | {"vae_decoder", "vae_encoder"}
+SIZED: frozenset[ComponentName] = DENOISERS | VAES | {"safety_checker"}
 """The models whose shapes depend on the image's size."""
+
+UNETS: frozenset[ComponentName] = DENOISERS - {"controlnet"}
+"""The models that predict noise."""
+
+DEFAULT_GUIDANCE_SCALE = 8.0
+"""What latent consistency models are used with: https://huggingface.co/SimianLuo/LCM_Dreamshaper_v7"""
 
 DEFAULT_MIN_PSNR_DB: Mapping[Precision, float] = {"float16": 60.0, "float32": 100.0}
 
@@ -149,7 +161,9 @@ class Recipe:
     """A recipe file's content; field names, values and defaults are those of the file.
 
     ``sizes`` are (width, height) in pixels, or ``native``. ``precision`` and ``min_psnr_db`` need
-    not be complete: see `precision_of` and `threshold_db`.
+    not be complete: see `precision_of` and `threshold_db`. ``prediction_type`` is what UNets give:
+    what they were trained for, or epsilon of those that predict v. ``guidance_scale`` is baked into
+    UNets that embed one.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
@@ -166,19 +180,25 @@ class Recipe:
     chunks: Literal[1, 2] = 1
     deployment_target: DeploymentTarget = "iOS17"
     min_psnr_db: Mapping[Precision, float] = field(default_factory=dict)
+    prediction_type: Literal["native", "epsilon"] = "native"
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
 
     def precision_of(self, component: ComponentName, overflows_float16: bool) -> Precision:
-        """The precision of a model: stated for it, or by default, else ``auto``.
+        """The precision of a model, as far as its configuration tells: see `stated_precision`.
 
         Args:
             component: the Core ML model.
             overflows_float16: whether the component is known to overflow in float16, which is when
                 ``auto`` means float32.
         """
-        stated = self.precision.get(component, self.precision.get("default", "auto"))
+        stated = self.stated_precision(component)
         if stated == "auto":
             return "float32" if overflows_float16 else "float16"
         return stated
+
+    def stated_precision(self, component: ComponentName) -> PrecisionChoice:
+        """What is stated for a model, or by default, else ``auto``."""
+        return self.precision.get(component, self.precision.get("default", "auto"))
 
     def threshold_db(self, precision: Precision) -> float:
         """The least conversion figure that a build of this precision may have, in dB."""
@@ -201,11 +221,19 @@ class Recipe:
         unbuilt: dict[str, bool] = {
             "mixed": any(compression.mixed for compression in self.compression.values()),
         }
-        if self.components != "default":
-            unbuilt |= {f"components: {c}": c not in SOURCE_COMPONENT for c in self.components}
         for what, asked in unbuilt.items():
             if asked:
                 raise UnsupportedRecipe(
                     f"recipe {self.name!r} asks for {what!r}, which this version cannot build yet",
                     hint="remove it from the recipe; `corepress recipes` shows what can be built",
                 )
+
+
+def gives_epsilon(asked: str, trained: str) -> bool:
+    """Whether a UNet is to give epsilon though it predicts v.
+
+    Args:
+        asked: the recipe's prediction type.
+        trained: the checkpoint's.
+    """
+    return asked == "epsilon" and trained == "v_prediction"

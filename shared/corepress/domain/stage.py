@@ -124,6 +124,11 @@ class Workspace(Protocol):
         ...
 
     @property
+    def identifies_weights(self) -> bool:
+        """Whether weight files go by the digest over their tensors, and not by their sha256."""
+        ...
+
+    @property
     def copies_ranges(self) -> bool:
         """Whether `BlobWriter.copy_range` moves nothing through here."""
         ...

@@ -125,7 +125,9 @@ def _parse(header: bytes, path: str) -> dict[str, Any]:
     if has_too_many_values(header):
         refuse_corrupt(path, f"its header holds more than {MOST_VALUES} values, as no model's does")
     try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
+        text = header.decode("utf-8")
+        del header  # of 100 MB, with its text and what is parsed of it, at most two are in memory
+        entries = json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         refuse_corrupt(path, f"its header is not UTF-8 (byte {error.start})")
     except RecursionError:

@@ -18,6 +18,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from corepress.domain.artifact import canonical_json, sha256_digest
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -26,6 +28,12 @@ class DeadLetter:
     stage: str
     body: bytes
     reason: str
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that tell it from others; equal letters are one."""
+        told = canonical_json([self.stage, self.reason]) + self.body
+        return sha256_digest(told).removeprefix("sha256:")[:12]
 
 
 class Delivery(Protocol):
@@ -86,6 +94,23 @@ class Bus(Protocol):
 
     def dead_letters(self) -> Sequence[DeadLetter]:
         """What was given up, oldest first."""
+        ...
+
+    def announce(self, topic: str, body: bytes) -> None:
+        """Tell an event to whoever listens; nobody need.
+
+        Args:
+            topic: words with dots between them, such as ``job.accepted``.
+            body: the event.
+        """
+        ...
+
+    def redrive(self, chosen: Collection[str]) -> int:
+        """Deliver dead letters, which are named by their ids, as first attempts again.
+
+        Returns:
+            how many there were; they are dead letters no more.
+        """
         ...
 
     def close(self) -> None:

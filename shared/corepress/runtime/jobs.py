@@ -16,9 +16,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from corepress.domain.artifact import canonical_json
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavailable
 from corepress.domain.job import JobRequest
-from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
+from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
 from corepress.domain.stage import Outputs, Stage
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus
@@ -26,6 +27,7 @@ from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.actions import action_of, load_outputs
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+_BASE = step_of("normalize", CHECKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ def submit(
         sources: the resolved sources by role, see the fetch stage.
 
     Raises:
-        InvalidRequest: something in it is no JSON, such as a name that is no Unicode.
+        InvalidRequest: something in it is no JSON, such as a name that is no Unicode, or two of
+            its models would have the same name; or there is another job of this name.
     """
     nodes = opening_nodes(request, sources)
     try:
@@ -58,9 +61,13 @@ def submit(
             f"the job cannot be written down: {error}",
             hint="give files names in UTF-8, and configurations what JSON has too",
         ) from error
-    store.create(_key(job, "request"), asked)
-    store.create(_key(job, "opening"), opening)
-    _publish_ready(store, bus, job, after=None)
+    key = document_key(job, "request")
+    if not store.create(key, asked) and store.get(key) != asked:
+        raise InvalidRequest(
+            f"there is another job called {job}", hint="choose another name for it", path="job"
+        )
+    store.create(document_key(job, "opening"), opening)
+    publish_ready(store, bus, job, after=None)
 
 
 def done_before(
@@ -80,15 +87,18 @@ def done_before(
                 missing.add(node.id)
                 continue
             done[node.id] = outputs
-            if node.stage == "normalize":
-                nodes += build_nodes(request, outputs.facts)
+            if node.id == _BASE:
+                nodes += build_nodes(
+                    request, {role: done[step].facts for role, step in _normalizing(request)}
+                )
     return set(done)
 
 
 def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:
     """Record that a node is done and publish what follows.
 
-    Where the node was normalize, its plan is written before anything follows from it.
+    The base model is normalized last. With that the job's plan is written, before anything follows
+    from it.
 
     Args:
         action: the key of the committed action.
@@ -97,12 +107,18 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
         InvalidRequest: there is no such job, or no such node in it.
         UnsupportedRecipe: the checkpoint, now that it is known, cannot give what the job asks for.
     """
-    node = next((node for node in _nodes(store, job) if node.id == node_id), None)
+    node = next((node for node in nodes_of(store, job) if node.id == node_id), None)
     if node is None:
         raise InvalidRequest(f"job {job} has no step {node_id!r}")
-    if node.stage == "normalize":
-        nodes = build_nodes(_request(store, job), _outputs(store, action).facts)
-        store.create(_key(job, "plan"), canonical_json([n.document() for n in nodes]))
+    if node.id == _BASE:
+        request = request_of(store, job)
+        settled = {**steps(store, job), node.id: {"action": action}}
+        facts = {
+            role: _outputs(store, settled[step]["action"]).facts
+            for role, step in _normalizing(request)
+        }
+        nodes = build_nodes(request, facts)
+        store.create(document_key(job, "plan"), canonical_json([n.document() for n in nodes]))
     _settle(store, bus, job, node_id, {"action": action})
 
 
@@ -118,7 +134,7 @@ def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) 
 def result(store: Store, job: str) -> JobResult | None:
     """What became of the job, None while it is at work."""
     try:
-        document = json.loads(store.get(_key(job, "result")))
+        document = json.loads(store.get(document_key(job, "result")))
     except DocumentNotFound:
         return None
     return JobResult(document["builds"], document["errors"])
@@ -133,16 +149,26 @@ def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
+    """The roles of a job's checkpoints, and the nodes that normalize them."""
+    return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
+
+
 def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any]) -> None:
     """Write a node's step, unless an earlier delivery did, and publish what follows."""
-    store.create(_key(job, f"steps/{node_id}"), canonical_json(step))
-    _publish_ready(store, bus, job, after=node_id)
+    store.create(document_key(job, f"steps/{node_id}"), canonical_json(step))
+    publish_ready(store, bus, job, after=node_id)
 
 
-def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
-    """Publish the nodes that ``after``, just settled, was the last thing missing for."""
+def publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
+    """Publish the nodes that ``after``, just settled, was the last thing missing for.
+
+    None: all that can run, whoever else may be at it.
+    """
     settled = steps(store, job)
-    nodes = _nodes(store, job)  # after the steps: whoever sees that of normalize sees its plan too
+    nodes = nodes_of(
+        store, job
+    )  # after the steps: whoever sees that of normalize sees its plan too
     while True:
         done = {node: step["action"] for node, step in settled.items() if "action" in step}
         failed = [node for node, step in settled.items() if "error" in step]
@@ -151,7 +177,7 @@ def _publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
             break
         for node in state.doomed:
             cause = next(settled[needed] for needed in sorted(node.needs) if needed in failed)
-            store.create(_key(job, f"steps/{node.id}"), canonical_json(cause))
+            store.create(document_key(job, f"steps/{node.id}"), canonical_json(cause))
             settled[node.id] = cause
     for node in state.runnable:
         if after is not None and after not in node.needs:
@@ -178,21 +204,27 @@ def _finish(
             and not any("error" in settled[needed] for needed in node.needs)
         },
     }
-    store.create(_key(job, "result"), canonical_json(document))
+    store.create(document_key(job, "result"), canonical_json(document))
 
 
-def _nodes(store: Store, job: str) -> list[Node]:
+def nodes_of(store: Store, job: str) -> list[Node]:
+    """The nodes of a job that are known by now.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
     try:
-        documents = json.loads(store.get(_key(job, "opening")))
+        documents = json.loads(store.get(document_key(job, "opening")))
     except DocumentNotFound:
         raise InvalidRequest(f"there is no job {job}") from None
     with suppress(DocumentNotFound):  # not normalized yet, or never will be
-        documents += json.loads(store.get(_key(job, "plan")))
+        documents += json.loads(store.get(document_key(job, "plan")))
     return [Node.from_document(document) for document in documents]
 
 
-def _request(store: Store, job: str) -> JobRequest:
-    return _REQUEST.validate_json(store.get(_key(job, "request")))
+def request_of(store: Store, job: str) -> JobRequest:
+    """What a job was asked for."""
+    return _REQUEST.validate_json(store.get(document_key(job, "request")))
 
 
 def _outputs(store: Store, action: str) -> Outputs:
@@ -205,5 +237,6 @@ def _outputs(store: Store, action: str) -> Outputs:
     return outputs
 
 
-def _key(job: str, what: str) -> str:
+def document_key(job: str, what: str) -> str:
+    """The key of one of a job's documents."""
     return f"jobs/{job}/{what}.json"

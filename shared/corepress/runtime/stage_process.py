@@ -75,6 +75,13 @@ class StageProcess:
             answer["peak_memory_bytes"],
         )
 
+    def interrupt(self) -> None:
+        """End the running task, from any thread: `run` then tells of the process's death."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """End the process and all it started."""
         process, self._process = self._process, None

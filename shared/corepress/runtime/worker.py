@@ -14,16 +14,25 @@ from functools import partial
 from typing import Protocol
 
 from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import CorepressError, InvalidRequest, PermanentError, TransientError
+from corepress.domain.errors import (
+    Cancelled,
+    CorepressError,
+    InternalError,
+    InvalidRequest,
+    PermanentError,
+    TransientError,
+)
 from corepress.domain.stage import Outputs, Stage, Task
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus, Delivery
 from corepress.ports.clock import Clock
+from corepress.ports.publisher import Publisher
 from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef, Telemetry
 from corepress.runtime import jobs, leases
 from corepress.runtime.actions import Action, action_of, commit, load_outputs
 from corepress.runtime.failures import as_coded
+from corepress.runtime.oversight import is_cancelled, stopped_when_cancelled
 
 ProgressCallback = Callable[[str, float, float, str], None]
 
@@ -46,6 +55,10 @@ class StageRunner(Protocol):
         Raises:
             CorepressError: as the stage raised it, or `InternalError` where its process died.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """End the task that is running, if any, as if its process had died; from any thread."""
         ...
 
 
@@ -84,6 +97,7 @@ class Worker:
         telemetry: Telemetry,
         owner: str,
         policy: RetryPolicy = RetryPolicy(),
+        publisher: Publisher | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -93,6 +107,7 @@ class Worker:
         self._telemetry = telemetry
         self._owner = owner
         self._policy = policy
+        self._publisher = publisher
 
     def step(self, timeout_s: float) -> bool:
         """Handle the next delivery; False when none came in time.
@@ -104,24 +119,34 @@ class Worker:
         delivery = self._bus.receive(tuple(self._stages), timeout_s)
         if delivery is None:
             return False
+        self.handle(delivery)
+        return True
+
+    def handle(self, delivery: Delivery) -> None:
+        """See a delivery through.
+
+        Raises:
+            TransientError: see `step`.
+        """
         try:
             work = _work(delivery)
         except PermanentError as error:
             delivery.dead_letter(_reason(error))
         else:
             self._handle(delivery, work)
-        return True
 
     def _handle(self, delivery: Delivery, work: Work) -> None:
         ref = NodeRef(work.job, work.node, work.task.stage, delivery.attempt)
         try:
+            self._refuse_cancelled(work.job)
             action = action_of(self._stages[delivery.stage], work.task)
             if not self._perform(action, ref):
                 delivery.postpone(self._policy.lease_delay_s)
                 return
+            self._publish(work, action.key)
             jobs.complete(self._store, self._bus, work.job, work.node, action.key)
         except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, the worker lives)
-            self._fail(delivery, work, ref, as_coded(error, traceback.format_exc()))
+            self._fail(delivery, work, ref, self._cause(work.job, error))
             return
         delivery.acknowledge()
 
@@ -141,10 +166,34 @@ class Worker:
 
     def _run(self, action: Action, ref: NodeRef) -> None:
         self._telemetry.started(ref)
-        run = self._runner.run(action.task, partial(self._telemetry.progress, ref))
+        progress = partial(self._telemetry.progress, ref)
+        with stopped_when_cancelled(self._store, ref.job, self._runner.interrupt):
+            run = self._runner.run(action.task, progress)
         commit(self._store, action, run.outputs)
         figures = {"seconds": run.seconds, "peak_memory_bytes": run.peak_memory_bytes}
         self._telemetry.finished(ref, cached=False, figures=figures)
+
+    def _cause(self, job: str, error: Exception) -> CorepressError:
+        """What an exception comes from: a task is ended where its job was cancelled."""
+        coded = as_coded(error, traceback.format_exc())
+        if isinstance(coded, InternalError):
+            try:
+                self._refuse_cancelled(job)
+            except CorepressError as cause:
+                return cause
+        return coded
+
+    def _refuse_cancelled(self, job: str) -> None:
+        if is_cancelled(self._store, job):
+            raise Cancelled(f"the job {job} was cancelled")
+
+    def _publish(self, work: Work, action: str) -> None:
+        """Make a bundle readable where people look for it."""
+        outputs = load_outputs(self._store, action) if work.task.stage == "publish" else None
+        if self._publisher is not None and outputs is not None:
+            build = work.node.removeprefix("publish-")
+            name = work.task.parameters["name"]
+            self._publisher.publish(name, build, outputs.artifacts["bundle"])
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)
@@ -159,7 +208,10 @@ class Worker:
         except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
             pass
         self._telemetry.failed(ref, error.document())
-        delivery.dead_letter(_reason(error))
+        if isinstance(error, Cancelled):
+            delivery.acknowledge()
+        else:
+            delivery.dead_letter(_reason(error))
 
 
 def _work(delivery: Delivery) -> Work:

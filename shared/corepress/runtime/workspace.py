@@ -65,6 +65,11 @@ class StoreWorkspace:
         return self._store.adopt(path, digest)
 
     @property
+    def identifies_weights(self) -> bool:
+        """Yes: equal weights are to be one file, whatever they came in."""
+        return True
+
+    @property
     def copies_ranges(self) -> bool:
         """Whether the store copies ranges on its side."""
         return self._store.copies_ranges

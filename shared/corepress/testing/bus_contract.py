@@ -246,3 +246,16 @@ class BusContract:
         assert_silent(other)
         for _ in range(2):
             assert list(other.dead_letters()) == letters
+
+    def test_dead_letters_are_sent_again(self, bus: Bus, other: Bus) -> None:
+        for body in (b"1", b"2", b"3"):
+            bus.publish("convert", body)
+            received(bus).retry(0.0)
+            received(bus).dead_letter("reason")
+        first, second, third = bus.dead_letters()
+        assert bus.redrive([second.id, "none such"]) == 1
+        assert list(other.dead_letters()) == [first, third]
+        delivery = received(other)
+        assert (delivery.stage, delivery.body, delivery.attempt) == ("convert", b"2", 1)
+        delivery.acknowledge()
+        assert_silent(bus)

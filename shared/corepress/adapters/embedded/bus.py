@@ -98,6 +98,19 @@ class MemoryBus:
         with self._broker.changed:
             return tuple(self._broker.dead)
 
+    def announce(self, topic: str, body: bytes) -> None:
+        """Nobody listens to a bus in memory."""
+
+    def redrive(self, chosen: Collection[str]) -> int:
+        """Queue dead letters again."""
+        with self._broker.changed:
+            self._refuse_closed()
+            again = [letter for letter in self._broker.dead if letter.id in chosen]
+            for letter in again:
+                self._broker.put(letter.stage, letter.body, attempt=1)
+                self._broker.dead.remove(letter)
+            return len(again)
+
     def close(self) -> None:
         """Give back what is in this client's hands."""
         with self._broker.changed:

@@ -34,6 +34,7 @@ from corepress.domain.errors import (
 )
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
+from corepress.runtime.direct_file import DirectFile
 from corepress.runtime.failures import is_disk_full
 from corepress.runtime.files import LocalFile
 
@@ -207,7 +208,7 @@ class FolderBlobWriter:
         self._store = store
         self._temporary = temporary
         with _translated(store.root):
-            self._file = temporary.open("wb")
+            self._file = DirectFile(temporary)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""

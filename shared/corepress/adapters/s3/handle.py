@@ -12,6 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from corepress.adapters.s3.client import S3Location, is_absent, retrying, translated
+from corepress.adapters.s3.read_ahead import ReadAhead
 from corepress.domain.artifact import Digest
 from corepress.domain.errors import CorruptCheckpoint, StoreUnavailable
 from corepress.ports.store import BlobNotFound
@@ -31,6 +32,7 @@ class S3Handle:
         size_bytes: its size.
         digest: what downloads are held to and kept under; None for an object that is only read.
         cache: the folder where they are kept.
+        ahead: serves reads in small steps; None for an object that is read in large ones.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class S3Handle:
         size_bytes: int,
         digest: Digest | None = None,
         cache: Path | None = None,
+        ahead: ReadAhead | None = None,
     ) -> None:
         self.location = location
         self.key = key
@@ -48,6 +51,7 @@ class S3Handle:
         self._client = client
         self._digest = digest
         self._cache = cache
+        self._ahead = ahead
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Exactly ``size_bytes`` bytes from ``offset``.
@@ -59,7 +63,11 @@ class S3Handle:
         """
         if offset + size_bytes > self.size_bytes:
             raise CorruptCheckpoint(f"{self.key} ends before byte {offset + size_bytes}")
-        return retrying(lambda: self._read(offset, size_bytes)) if size_bytes else b""
+        if not size_bytes:
+            return b""
+        if self._ahead is None:
+            return self._fetch(offset, size_bytes)
+        return self._ahead.read(self.key, self.size_bytes, offset, size_bytes, self._fetch)
 
     def local_path(self) -> Path:
         """A downloaded copy, which is there whole or not at all."""
@@ -86,6 +94,9 @@ class S3Handle:
                 self._client.delete_object(Bucket=self.location.bucket, Key=self.key)
 
         retrying(call)
+
+    def _fetch(self, offset: int, size_bytes: int) -> bytes:
+        return retrying(lambda: self._read(offset, size_bytes))
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         with translated(self.location):

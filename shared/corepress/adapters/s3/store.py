@@ -26,6 +26,7 @@ from corepress.adapters.s3.client import (
     translated,
 )
 from corepress.adapters.s3.handle import S3Handle
+from corepress.adapters.s3.read_ahead import ReadAhead
 from corepress.adapters.s3.writer import S3BlobWriter, blob_key
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
@@ -47,6 +48,7 @@ class S3Store:
         self.location = location
         self._cache = cache
         self._client = open_client(location)
+        self._ahead = ReadAhead()
 
     @property
     def copies_ranges(self) -> bool:
@@ -100,7 +102,15 @@ class S3Store:
         if not self.has(blob):
             raise BlobNotFound(blob.digest)
         key = blob_key(self.location, blob.digest)
-        return S3Handle(self._client, self.location, key, blob.size_bytes, blob.digest, self._cache)
+        return S3Handle(
+            self._client,
+            self.location,
+            key,
+            blob.size_bytes,
+            blob.digest,
+            self._cache,
+            self._ahead,
+        )
 
     @contextmanager
     def writer(self, digest: Digest | None = None) -> Iterator[S3BlobWriter]:

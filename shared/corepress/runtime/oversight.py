@@ -1,0 +1,135 @@
+"""Watching jobs, stopping them, and having them try again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from corepress.domain.artifact import canonical_json
+from corepress.domain.errors import Cancelled, CorepressError
+from corepress.ports.bus import Bus
+from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime.jobs import (
+    document_key,
+    nodes_of,
+    publish_ready,
+    request_of,
+    result,
+    steps,
+)
+
+State = Literal["running", "done", "failed", "cancelled"]
+
+_LOOK_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How far a job has come: of ``nodes``, those known by now, ``settled`` are done or failed."""
+
+    job: str
+    name: str
+    source: str
+    state: State
+    settled: int
+    nodes: int
+    builds: Mapping[str, str]
+    errors: Mapping[str, Mapping[str, Any]]
+
+
+def status(store: Store, job: str) -> JobStatus:
+    """How far a job has come.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    outcome, settled = result(store, job), steps(store, job)
+    nodes, request = nodes_of(store, job), request_of(store, job)
+    errors = outcome.errors if outcome else {}
+    state: State = "running"
+    if outcome is not None:
+        state = "failed" if errors else "done"
+        if any(error["code"] == Cancelled.code for error in errors.values()):
+            state = "cancelled"
+    return JobStatus(
+        job,
+        request.name,
+        request.source,
+        state,
+        len(settled),
+        len(nodes),
+        outcome.builds if outcome else {},
+        errors,
+    )
+
+
+def known(store: Store) -> list[str]:
+    """The names of all jobs, sorted."""
+    ending = "/opening.json"
+    keys = (key for key in store.keys("jobs/") if key.endswith(ending))
+    return [key.removeprefix("jobs/").removesuffix(ending) for key in keys]
+
+
+def cancel(store: Store, job: str) -> None:
+    """Have a job stopped by whoever works on it, now or next.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    nodes_of(store, job)
+    store.create(document_key(job, "cancelled"), b"{}")
+
+
+def is_cancelled(store: Store, job: str) -> bool:
+    """Whether a job was cancelled."""
+    try:
+        store.get(document_key(job, "cancelled"))
+    except DocumentNotFound:
+        return False
+    return True
+
+
+@contextmanager
+def stopped_when_cancelled(store: Store, job: str, stop: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, call ``stop`` from another thread once the job is cancelled."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_EVERY_S):
+            try:
+                if is_cancelled(store, job):
+                    stop()
+                    return
+            except CorepressError:
+                continue  # the store may answer next time
+
+    watcher = threading.Thread(target=look, name="cancellation", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def try_again(store: Store, bus: Bus, job: str) -> None:
+    """Forget a job's failures, or that it was cancelled, and go on with what they stopped.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    failed = [node for node, step in steps(store, job).items() if "error" in step]
+    store.delete(document_key(job, "cancelled"))
+    store.delete(document_key(job, "result"))
+    for node in failed:
+        store.delete(document_key(job, f"steps/{node}"))
+    publish_ready(store, bus, job, after=None)
+
+
+def refuse(store: Store, job: str, error: CorepressError) -> None:
+    """Record that a job was refused before it began."""
+    document = {"builds": {}, "errors": {"intake": error.document()}}
+    store.create(document_key(job, "result"), canonical_json(document))

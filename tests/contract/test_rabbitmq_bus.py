@@ -1,0 +1,208 @@
+"""RabbitMQ as the bus keeps the contract of every bus, and lives through what brokers do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rabbitmq_server import bus_url, private_broker, set_up_anew
+
+from corepress.adapters.rabbitmq import setup
+from corepress.adapters.rabbitmq.bus import RabbitBus
+from corepress.adapters.rabbitmq.letters import ATTEMPT, message_properties
+from corepress.adapters.rabbitmq.link import Link
+from corepress.adapters.rabbitmq.topology import DELAYS_S, WORK, Queue, topology
+from corepress.domain.errors import AccessDenied, BusUnavailable, InvalidRequest
+from corepress.ports.bus import Bus, Delivery
+from corepress.testing.bus_contract import STAGES, BusContract, Connect, assert_silent, received
+
+TOPOLOGY = topology(STAGES, delays_s=(1, 3600))
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Link]:
+    link = Link(bus_url(), "tests")
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def connect(link: Link) -> Iterator[Connect]:
+    """Clients of an empty broker."""
+    set_up_anew(link, TOPOLOGY)
+    clients: list[Bus] = []
+
+    def another() -> Bus:
+        clients.append(RabbitBus(bus_url()))
+        return clients[-1]
+
+    yield another
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def bus(connect: Connect) -> Bus:
+    return connect()
+
+
+@pytest.fixture
+def other(connect: Connect) -> Bus:
+    return connect()
+
+
+def cut(bus: Bus) -> None:
+    """Let a client's connection be lost without a word."""
+    connection: Any = bus._link._connection  # type: ignore[attr-defined]
+    connection._impl._transport._sock.shutdown(2)
+
+
+class TestRabbitBus(BusContract):
+    @pytest.fixture
+    def connect(self, connect: Connect) -> Connect:
+        return connect
+
+    def lose(self, bus: Bus) -> None:
+        cut(bus)
+
+
+def test_the_delays_on_offer_are_all_that_the_runtime_asks_for() -> None:
+    assert list(DELAYS_S) == sorted(DELAYS_S)
+    assert DELAYS_S[-1] == 3600  # the longest that an error may ask for
+
+
+def test_a_client_goes_on_after_its_connection_was_lost(bus: Bus, other: Bus) -> None:
+    bus.publish("fetch", b"1")
+    delivery = received(bus)
+    cut(bus)
+    bus.publish("convert", b"2")
+    for settle in (delivery.acknowledge, lambda: delivery.retry(1), lambda: delivery.retry(0)):
+        with pytest.raises(BusUnavailable, match="taken the delivery back"):
+            settle()
+    assert {received(other).body, received(bus).body} == {b"1", b"2"}
+    assert_silent(bus)
+
+
+def test_a_channel_that_the_broker_closed_costs_the_delivery_alone(bus: Bus, other: Bus) -> None:
+    """As it does when work takes longer than its ``consumer_timeout``, while nobody looks."""
+    bus.publish("fetch", b"1")
+    delivery = received(bus)
+    with ThreadPoolExecutor(1) as pool:  # the broker tells while another thread holds the link
+        pool.submit(close_channel_of, bus).result()
+    bus.publish("convert", b"2")
+    with pytest.raises(BusUnavailable, match="taken the delivery back"):
+        delivery.acknowledge()
+    assert received(other, "fetch").body == b"1"
+    assert received(bus, "convert").body == b"2"
+
+
+def close_channel_of(bus: Bus) -> None:
+    with pytest.raises(BusUnavailable), bus._link.incoming() as channel:  # type: ignore[attr-defined]
+        channel.queue_declare("corepress.work.none", passive=True)
+
+
+def test_the_connection_lives_while_its_owner_is_busy(bus: Bus) -> None:
+    """A worker says nothing for as long as its stage takes."""
+    impatient = RabbitBus(bus_url() + "?heartbeat=1")
+    bus.publish("fetch", b"1")
+    delivery = received(impatient)
+    time.sleep(4)  # the broker gives a client up that was silent for two heartbeats
+    delivery.acknowledge()
+    impatient.close()
+    assert_silent(bus)
+
+
+def test_nothing_is_lost_when_the_broker_is_killed(bus: Bus, other: Bus) -> None:
+    server = private_broker()
+    for body in (b"delayed", b"dead", b"held", b"waiting"):
+        bus.publish("fetch", body)
+    received(bus).retry(1.0)
+    received(bus).dead_letter("reason")
+    held = received(bus)
+    time.sleep(2)  # RabbitMQ 3.10 forgets a queue that was made less than a second before
+    with ThreadPoolExecutor(1) as pool:
+        server.kill()
+        publishing = pool.submit(bus.publish, "convert", b"sent while it was gone")
+        server.start()
+        publishing.result()
+    with pytest.raises(BusUnavailable):
+        held.acknowledge()
+    bodies = []
+    for _ in range(4):
+        delivery = received_in_the_end(other)
+        bodies.append((delivery.body, delivery.attempt))
+        delivery.acknowledge()
+    assert sorted(bodies) == [
+        (b"delayed", 2),
+        (b"held", 1),
+        (b"sent while it was gone", 1),
+        (b"waiting", 1),
+    ]
+    assert [letter.body for letter in other.dead_letters()] == [b"dead"]
+
+
+def received_in_the_end(bus: Bus) -> Delivery:
+    """A client whose connection broke learns of it when it next asks."""
+    with suppress(BusUnavailable):
+        return received(bus)
+    return received(bus)
+
+
+def test_a_message_that_kills_its_receivers_is_given_up(bus: Bus, connect: Connect) -> None:
+    bus.publish("convert", b"poison")
+    for _ in range(17):
+        assert received(bus).body == b"poison"
+        cut(bus)
+        with pytest.raises(BusUnavailable):
+            bus.receive(STAGES, 5.0)
+    assert_silent(connect())
+    (letter,) = connect().dead_letters()
+    assert (letter.stage, letter.body) == ("convert", b"poison")
+    assert "delivery_limit" in json.loads(letter.reason)["message"]
+
+
+@pytest.mark.parametrize("attempt", [None, "many", 0, -1])
+def test_a_foreign_clients_message_is_a_first_attempt(link: Link, bus: Bus, attempt: Any) -> None:
+    headers = {"x-death": "nonsense"} if attempt is None else {ATTEMPT: attempt}
+    with link.outgoing() as channel:
+        channel.basic_publish(WORK, "fetch", b"1", message_properties(headers))
+    delivery = received(bus)
+    assert delivery.attempt == 1
+    delivery.retry(0.0)
+    assert received(bus).attempt == 2
+
+
+def test_check_tells_what_is_missing_or_different(link: Link, bus: Bus) -> None:
+    bus.publish("convert", b"1")
+    assert setup.faults(link, TOPOLOGY) == []
+    queue = next(queue for queue in TOPOLOGY.queues if queue.name.endswith("convert"))
+    new = Queue("corepress.work.compile", WORK, "compile", queue.arguments)
+    limited = replace(queue, arguments={**queue.arguments, "x-delivery-limit": 3})
+    missing, differs = setup.faults(link, replace(TOPOLOGY, queues=(new, limited)))
+    assert missing == "corepress.work.compile is missing"
+    assert "corepress.work.convert differs" in differs
+    assert "x-delivery-limit" in differs
+    setup.apply(link, TOPOLOGY)
+    assert received(bus).body == b"1"
+
+
+def test_a_wrong_password() -> None:
+    with pytest.raises(AccessDenied, match="refuses"):
+        RabbitBus(bus_url().replace(":corepress@", ":wrong@")).dead_letters()
+
+
+def test_no_broker() -> None:
+    with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1 does not answer"):
+        RabbitBus("amqp://127.0.0.1:1/").publish("fetch", b"1")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "nonsense", "amqp://host:port/", ""])
+def test_an_address_that_means_nothing(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="address"):
+        RabbitBus(url)
