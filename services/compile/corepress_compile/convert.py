@@ -9,6 +9,8 @@ from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import CHUNK_NUMBERS, MODEL_NAMES
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress.runtime.actions import installed_version
+from corepress.runtime.available_memory import refuse_small_memory
+from corepress_compile.forecast import component_in, peak_memory_bytes
 
 TOOLCHAIN = ("corepress", "coremltools", "diffusers", "torch", "transformers")
 
@@ -26,8 +28,17 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         PermanentError: the component cannot be converted.
         VerificationFailed: the package has not the interface that apps read, or the component
             overflows in the precision that is asked for.
+        OutOfMemory: it takes more memory than there is.
         TransientError: the store or the disk failed.
     """
+    folders = {
+        name: materialize(artifact, workspace, workspace.scratch / name)
+        for name, artifact in task.inputs.items()
+    }
+    folder = folders["component"]
+    needed_bytes = peak_memory_bytes(task.parameters, component_in(folder))
+    refuse_small_memory(f"converting {task.parameters['component']}", needed_bytes)
+
     # torch and coremltools take seconds to import: only the process that converts pays for them
     from corepress.evaluate import Package  # noqa: PLC0415
     from corepress_compile.chunks import write_chunks  # noqa: PLC0415
@@ -38,11 +49,6 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     from corepress_compile.parity import measure  # noqa: PLC0415
     from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
-    folders = {
-        name: materialize(artifact, workspace, workspace.scratch / name)
-        for name, artifact in task.inputs.items()
-    }
-    folder = folders["component"]
     spec = BuildSpec.from_parameters(task.parameters, folders.get("scheduler"))
     if "on_overflow" in task.parameters:
         spec = without_overflow(spec, task.parameters["on_overflow"], folder)

@@ -7,12 +7,16 @@ The lines fit measured peaks, the parity check included, on a machine of two cor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
-from corepress.domain.checkpoint import Component, TensorPlan
+from corepress.domain.checkpoint import Component, TensorPlan, WeightFiles
 from corepress.domain.recipe import DENOISERS, FEWEST_COMPRESSED, Compression, layer_of
+from corepress.identify.safetensors_header import read_header
+from corepress.runtime.files import LocalFile
 
 _BASE_BYTES = 0.7e9
 """Of torch, coremltools and a graph: conversion holds no weights."""
@@ -73,6 +77,22 @@ def peak_memory_bytes(parameters: Mapping[str, Any], source: Component) -> int:
         activations = _FLOAT32_BYTES * max(floats * width * height, _ATTENTION_MATRICES * tokens**2)
     parameter_bytes = _BYTES_PER_PARAMETER * _parameters(parameters, source)
     return int(_BASE_BYTES + parameter_bytes + activations)
+
+
+def component_in(folder: Path) -> Component:
+    """A normalized component, as far as forecasts look at it.
+
+    Raises:
+        CorruptCheckpoint: a weight file is not well-formed.
+    """
+    tensors = [
+        TensorPlan(tensor.name, tensor, tensor.shape)
+        for path in sorted(folder.glob("*.safetensors"))
+        for tensor in read_header(LocalFile(path), path.name).values()
+    ]
+    config = json.loads((folder / "config.json").read_text())
+    weights = WeightFiles((), sharded=False, variant=None)
+    return Component(folder.name, "", config, tuple(tensors), weights)
 
 
 def _parameters(parameters: Mapping[str, Any], source: Component) -> int:

@@ -89,7 +89,9 @@ def _print_words(report: dict[str, Any]) -> None:
     for command_, produced in report["produces"].items():
         click.echo(f"  will be produced by {command_}:")
         for name, size_bytes in produced.items():
-            click.echo(f"    {size_text(size_bytes):>9}  {name}")
+            budget = report["needs"]["memory_by_model"].get(name)
+            memory = f", {size_text(budget)} of memory" if budget else ""
+            click.echo(f"    {size_text(size_bytes):>9}  {name}{memory}")
     for command_, needs in report["needs"]["by_command"].items():
         disk, memory = size_text(needs["disk_bytes"]), size_text(needs["memory_bytes"])
         _print_row(f"{command_} needs", f"{disk} of disk, {memory} of memory")
@@ -127,7 +129,11 @@ def _expectations(expected: Forecast) -> dict[str, Any]:
     alone = {"disk_bytes": expected.normalize_bytes, "memory_bytes": PEAK_MEMORY_BYTES}
     return {
         "produces": {"normalize": dict(expected.weight_files), "run": dict(expected.models)},
-        "needs": {**run, "by_command": {"normalize": alone, "run": run}},
+        "needs": {
+            **run,
+            "by_command": {"normalize": alone, "run": run},
+            "memory_by_model": dict(expected.budgets),
+        },
     }
 
 

@@ -28,16 +28,23 @@ class Forecast:
     """What a job will write, and the memory it takes.
 
     ``downloads_bytes`` and ``weight_files`` (sizes by path) are what normalizing alone writes,
-    ``models`` the sizes of models by a description. ``steps`` has what every step adds to the
-    state folder, by its id; ``published_bytes`` is the size of all builds.
+    ``models`` the sizes of models by a description, ``budgets`` the memory that converting each
+    takes. ``steps`` has what every step adds to the state folder, by its id, ``memory`` the memory
+    of those that take more than `PEAK_MEMORY_BYTES`; ``published_bytes`` is the size of all builds.
     """
 
     downloads_bytes: int
     weight_files: Mapping[str, int]
     models: Mapping[str, int]
+    budgets: Mapping[str, int]
     steps: Mapping[str, int]
+    memory: Mapping[str, int]
     published_bytes: int
-    peak_memory_bytes: int
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """What the step that takes most memory takes: one runs at a time."""
+        return max([PEAK_MEMORY_BYTES, *self.memory.values()])
 
     @property
     def normalize_bytes(self) -> int:
@@ -119,10 +126,13 @@ def forecast(
     nodes: list[Node] = []
     with suppress(UnsupportedRecipe):  # then it is normalized and no more
         nodes = build_nodes(request, {role: each.facts for role, each in checkpoints.items()})
+    converts = [node for node in nodes if node.stage == "convert"]
+    described = {node.id: _description(node, request) for node in converts}
     packages = {
-        node.id: package_bytes(node.parameters, _source(node, checkpoints))
-        for node in nodes
-        if node.stage == "convert"
+        node.id: package_bytes(node.parameters, _source(node, checkpoints)) for node in converts
+    }
+    memory = {
+        node.id: peak_memory_bytes(node.parameters, _source(node, checkpoints)) for node in converts
     }
     chunks = {node.id: node.parameters.get("chunks", 1) for node in nodes}
     compiled = {
@@ -140,25 +150,15 @@ def forecast(
     return Forecast(
         downloads_bytes=base.downloads_bytes,
         weight_files=base.weight_files,
-        models={
-            _description(node, request): packages[node.id] for node in nodes if node.id in packages
-        },
+        models={description: packages[node] for node, description in described.items()},
+        budgets={description: memory[node] for node, description in described.items()},
         steps={**opening, **packages, **compiled},
+        memory=memory,
         published_bytes=sum(
             published.get(step, 0)
             for node in nodes
             if node.stage == "publish"
             for step in {step for step, _ in node.inputs.values()}
-        ),
-        peak_memory_bytes=max(
-            [
-                PEAK_MEMORY_BYTES,
-                *(
-                    peak_memory_bytes(node.parameters, _source(node, checkpoints))
-                    for node in nodes
-                    if node.id in packages
-                ),
-            ]
         ),
     )
 

@@ -35,6 +35,7 @@ from corepress.domain.recipe import Recipe
 from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
+from corepress.runtime.available_memory import refuse_small_memory
 from corepress.runtime.disk import existing, refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import output_folder, refuse_unusable
@@ -140,7 +141,7 @@ def run(
         logged(display, settings.log) as telemetry,
         embedded_pipeline(state or settings.state, settings.cache_limit, telemetry) as pipeline,
     ):
-        _refuse_small_disk(pipeline, requests, resolved, out)
+        _refuse_unaffordable(pipeline, requests, resolved, out)
         submitted = []
         for request, its_sources in zip(requests, resolved, strict=True):
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
@@ -171,16 +172,17 @@ def _builds(recipes: Sequence[Recipe]) -> list[str]:
     return [build for recipe in recipes for build in recipe.build_names()]
 
 
-def _refuse_small_disk(
+def _refuse_unaffordable(
     pipeline: Pipeline,
     requests: Sequence[JobRequest],
     resolved: Sequence[Mapping[str, Mapping[str, Any]]],
     out: Path,
 ) -> None:
-    """Refuse what would fill a disk, as far as headers tell, without counting what was done before.
+    """Refuse what disks or memory cannot hold, going by headers, but for what was done before.
 
     Raises:
         DiskFull: says where.
+        OutOfMemory: says which step would take too much.
         IncompatibleControlNet, IncompatibleRefiner: headers tell that, too.
     """
     state = pipeline.store.root
@@ -196,6 +198,8 @@ def _refuse_small_disk(
             raise
         except CorepressError:  # the job says what is wrong with its source
             continue
+        for step in needs.memory.keys() - done:
+            refuse_small_memory(step, needs.memory[step])
         state_bytes += sum(needs.steps[step] for step in needs.steps.keys() - done)
         published_bytes += needs.published_bytes
     if can_clone(state, existing(out)):

@@ -235,6 +235,12 @@ class DiskFull(TransientError):
     code = "disk-full"
 
 
+class OutOfMemory(TransientError):
+    """Not enough memory for what is about to run, which would be killed."""
+
+    code = "out-of-memory"
+
+
 class SourceUnavailable(TransientError):
     """The source does not answer."""
 
