@@ -34,6 +34,7 @@ _SCRIPT = "script.json"
 
 FACTS: dict[str, Any] = {
     "family": "sd15",
+    "prediction_type": "epsilon",
     "components": {"unet": {}, "vae": {}, "text_encoder": {}},
     "vae_scale_factor": 8,
     "unet_divisor": 8,
