@@ -114,6 +114,18 @@ def test_two_controlnets_of_one_name_are_refused(folders: Path, tmp_path: Path) 
     assert "controlnet/Controlnet" in error["message"]
 
 
+def test_a_controlnet_that_cannot_be_read_fails_the_job(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"<!DOCTYPE html><html></html>")
+    where = ("--recipe", "original", "--state", tmp_path / "state", "--out", tmp_path / "out")
+    arguments = ("run", *tiny_arguments("sd15"), "--controlnet", broken, *where)
+    document = invoke(*arguments, status=3)
+    (job,) = document["jobs"]
+    assert list(job["errors"]) == ["fetch-controlnet-0"]
+    assert document["error"]["code"] == "corrupt-checkpoint"
+    assert job["builds"] == {}
+
+
 def test_inspect_counts_what_is_attached(folders: Path) -> None:
     plain = invoke("inspect", *tiny_arguments("sd15"))
     more = invoke("inspect", *tiny_arguments("sd15"), "--controlnet", folders / "controlnet")

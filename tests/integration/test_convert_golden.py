@@ -23,8 +23,7 @@ from corepress.domain.recipe import ComponentName, Precision
         ("sd15", "float32", "iOS17"),
         ("sd15-inpainting", "float16", "iOS17"),
         ("sd21-v", "float16", "iOS18"),
-        ("sdxl-base", "float16", "iOS17"),
-        ("sdxl-refiner", "float16", "iOS16"),
+        ("sdxl-base", "float16", "iOS17"),  # the refiner's is in `test_attachments`
     ],
 )
 def test_unet_at_every_timestep(name: str, precision: Precision, target: str) -> None:
