@@ -25,8 +25,9 @@ class Started:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log
-        # a background job ignores SIGINT and hands that on; what is caught starts anew in a process
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        # background jobs and nohup ignore these and hand that on; what is caught starts anew
+        stops = (signal.SIGINT, signal.SIGHUP)
+        before = {stop: signal.signal(stop, signal.default_int_handler) for stop in stops}
         try:
             with log.open("wb") as file:
                 self.process = subprocess.Popen(
@@ -36,7 +37,8 @@ class Started:
                     env={**os.environ, **(environment or {})},
                 )
         finally:
-            signal.signal(signal.SIGINT, before)
+            for stop, handler in before.items():
+                signal.signal(stop, handler)
 
     @property
     def said(self) -> str:
