@@ -17,6 +17,7 @@ from corepress.domain.bundle import (
     VOCABULARY,
     component_of,
     controlnet_name,
+    whole_of,
 )
 from corepress.domain.errors import VerificationFailed
 from corepress.domain.figures import outputs_below
@@ -44,7 +45,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         name: _placed(name, artifact, task.parameters)
         for name, artifact in _models(task.inputs).items()
     }
-    facts = {name: task.parameters["facts"][name] for name in models}
+    facts = {name: task.parameters["facts"][name] for name in map(whole_of, models)}
     _refuse_below_threshold(facts, task.parameters["min_psnr_db"])
     files = {
         f"{RESOURCES}/{path}": blob
