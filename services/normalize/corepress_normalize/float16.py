@@ -18,7 +18,7 @@ def from_float32(data: bytes | memoryview) -> memoryview:
     """Little-endian float32 values as float16, rounded to nearest even; beyond 65504: infinity."""
     values = np.frombuffer(data, "<f4").copy()  # torch warns of memory that it must not write to
     result = torch.empty(len(values), dtype=torch.float16)
-    parts = (each.split(_SERIAL_VALUES) for each in (result, torch.from_numpy(values)))
+    parts = (torch.split(each, _SERIAL_VALUES) for each in (result, torch.from_numpy(values)))
     for target, source in zip(*parts, strict=True):
         target.copy_(source)
     return result.numpy().data.cast("B")
