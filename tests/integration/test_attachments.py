@@ -124,6 +124,8 @@ def test_a_controlnet_that_cannot_be_read_fails_the_job(tmp_path: Path) -> None:
     assert list(job["errors"]) == ["fetch-controlnet-0"]
     assert document["error"]["code"] == "corrupt-checkpoint"
     assert job["builds"] == {}
+    again = corepress(*arguments, status=3)
+    assert "nothing to do" not in again.stdout
 
 
 def test_inspect_counts_what_is_attached(folders: Path) -> None:

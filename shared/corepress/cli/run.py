@@ -271,7 +271,8 @@ def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:
                 for output, figures in outputs.items():
                     shown = "  ".join(f"{figure} {db_text(db)}" for figure, db in figures.items())
                     click.echo(f"  {component:<16} {output:<18} {shown}")
-        if job["actions"] and all(action["cached"] for action in job["actions"].values()):
+        repeated = all(action["cached"] for action in job["actions"].values())
+        if job["actions"] and repeated and not job["errors"]:
             click.echo("  nothing to do: every step was done before")
     if compile_wish == "never" and any(job["builds"] for job in finished):
         click.echo(
