@@ -33,6 +33,7 @@ class S3Handle:
         digest: what downloads are held to and kept under; None for an object that is only read.
         cache: the folder where they are kept.
         ahead: serves reads in small steps; None for an object that is read in large ones.
+        etag: of the version that is copied, where the object may be replaced.
     """
 
     def __init__(
@@ -44,14 +45,20 @@ class S3Handle:
         digest: Digest | None = None,
         cache: Path | None = None,
         ahead: ReadAhead | None = None,
+        etag: str | None = None,
     ) -> None:
         self.location = location
+        self.etag = etag
         self.key = key
         self.size_bytes = size_bytes
         self._client = client
         self._digest = digest
         self._cache = cache
         self._ahead = ahead
+
+    def is_on_server_of(self, client: Any) -> bool:
+        """Whether a client's server has this object, too, and can copy it."""
+        return bool(self._client.meta.endpoint_url == client.meta.endpoint_url)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Exactly ``size_bytes`` bytes from ``offset``.

@@ -140,6 +140,7 @@ class Upload:
                 PartNumber=number,
                 CopySource={"Bucket": source.location.bucket, "Key": source.key},
                 CopySourceRange=f"bytes={offset}-{offset + size_bytes - 1}",
+                **({"CopySourceIfMatch": source.etag} if source.etag else {}),
             )["CopyPartResult"]["ETag"]
         )
 
