@@ -29,7 +29,7 @@ def needed_files(files: Files, identification: Identification) -> list[str]:
     if identification.layout is Layout.DIFFUSERS:
         needed |= {path for path in files if PurePosixPath(path).name in _DOCUMENTS}
     else:
-        needed |= {original_config_beside(files, path) or "" for path in needed}
+        needed |= {original_config_beside(files, path) or path for path in needed & files.keys()}
     return sorted(needed & files.keys())
 
 
