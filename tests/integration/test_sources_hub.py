@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from cli_support import corepress, files_below, invoke, tiny_arguments, write_recipe
+from cli_support import corepress, files_below, invoke, tiny_arguments
 from hub_support import TOKEN, Files, Hub, hub_of, repository
-from normalize_support import checkpoint, tiny_options
+from normalize_support import checkpoint, tiny_options, write_padded
 from process_support import Started
-from safetensors.numpy import load_file, save_file
 
+from corepress.adapters.embedded.pruning import clear_leftovers
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable
 from corepress.domain.job import CheckpointOptions, JobRequest
@@ -236,42 +234,33 @@ def test_cut_connections_are_resumed(hub: Hub, tmp_path: Path) -> None:
     assert files_below(tmp_path / "store" / "partial") == {}
 
 
-@pytest.fixture
-def padded(tmp_path: Path) -> bytes:
-    """A checkpoint of 24 MB, most of which belongs to no component."""
-    path = tmp_path / FILE
-    noise = np.random.default_rng(0).integers(0, 255, 20_000_000, np.uint8)
-    save_file({**load_file(checkpoint("sd15")), "loss.logvar": noise}, path)
-    data = path.read_bytes()
-    path.unlink()
-    return data
-
-
 def kept_bytes(state: Path) -> int:
     return sum(path.stat().st_size for path in (state / "partial").iterdir())
 
 
-def test_killed_while_downloading(hub: Hub, padded: bytes, tmp_path: Path) -> None:
-    """The next run goes on where the last one was killed, and publishes where it came from."""
-    hub.repositories["someone/files"] = repository({FILE: padded})
-    recipe = write_recipe(tmp_path, "small", sizes=[[32, 32]], components=["text_encoder"])
-    places = ("--out", tmp_path / "out", "--state", tmp_path / "state")
-    arguments = ("run", "hf://someone/files", *OPTIONS, "--recipe", recipe, *places, "--json")
+def test_killed_while_downloading(hub: Hub, tmp_path: Path) -> None:
+    """Whoever fetches the file next goes on where the download was when it was killed."""
+    data = write_padded(tmp_path / FILE)
+    hub.repositories["someone/files"] = repository({FILE: data})
+    state = tmp_path / "state"
     hub.traffic.stall_bytes = 15_000_000
-    command = Started([str(each) for each in arguments], tmp_path / "log")
+    command = Started(
+        [
+            *("run", "hf://someone/files", *OPTIONS, "--recipe", "original"),
+            *("--out", str(tmp_path / "out"), "--state", str(state)),
+        ],
+        tmp_path / "log",
+    )
     assert hub.traffic.stalled.wait(60), command.said
-    command.wait_until(lambda: kept_bytes(tmp_path / "state") >= 2 * BLOCK_BYTES)
+    command.wait_until(lambda: kept_bytes(state) >= 2 * BLOCK_BYTES)
     command.kill()
-    assert files_below(tmp_path / "state" / "blobs") == {}
     hub.traffic.stall_bytes = None
     hub.traffic.released.set()
+    clear_leftovers(state)  # as the next run does
+    assert files_below(state / "blobs") == {}
     before = hub.traffic.sent_bytes
-    (job,) = corepress(*arguments).document["jobs"]
-    assert job["name"] == "files"
-    assert hub.traffic.sent_bytes - before < len(padded) - 2 * BLOCK_BYTES + HEADERS_BYTES
-    manifest = json.loads((tmp_path / "out/files/small/manifest.json").read_text())
-    assert manifest["source"] == {
-        "uri": f"hf://someone/files@{commit_of(hub, 'someone/files')}",
-        "sha256": hashlib.sha256(padded).hexdigest(),
-    }
-    assert files_below(tmp_path / "state" / "partial") == {}
+    blobs = fetch("hf://someone/files", FolderStore(state), tmp_path).artifacts["source"].files
+    assert blobs[FILE].digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert hub.traffic.sent_bytes - before < len(data) - 2 * BLOCK_BYTES + HEADERS_BYTES
+    assert FolderStore(state).open(blobs[FILE]).read(0, len(data)) == data
+    assert files_below(state / "partial") == {}

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import corepress, files_below, invoke, tiny_arguments, write_recipe
-from normalize_support import checkpoint, tiny_options
+from cli_support import files_below, invoke, tiny_arguments
+from normalize_support import tiny_options, write_padded
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.adapters.s3.client import S3Location, open_client
 from corepress.adapters.s3.store import S3Store
+from corepress.domain.artifact import Blob, sha256_digest
 from corepress.domain.errors import InvalidRequest, SourceUnavailable
 from corepress.domain.stage import Outputs, Task
 from corepress.ports.store import Store
@@ -30,9 +28,28 @@ sys.path.append(str(Path(__file__).parents[1] / "contract"))
 
 from s3_server import endpoint, new_bucket
 
-DATA = checkpoint("sd15").read_bytes()
-OPTIONS = tiny_arguments("sd15")[1:]
+SINGLE = "single/My Model.safetensors"
+WHAT_IT_WAS = sha256_digest(b"what it was")
 MIB = 1 << 20
+
+
+class Bucket:
+    """A bucket, to put objects into."""
+
+    def __init__(self, location: S3Location) -> None:
+        self.location = location
+        self._client = open_client(location)
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.location.bucket}/{key}"
+
+    def put(self, key: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self.location.bucket, Key=key, Body=data)
+
+    def get(self, key: str) -> bytes:
+        answer = self._client.get_object(Bucket=self.location.bucket, Key=key)
+        data: bytes = answer["Body"].read()
+        return data
 
 
 class Counted:
@@ -60,25 +77,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Location]:
+@pytest.fixture(scope="module")
+def contents(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     """A bucket with a single file, and a folder in a folder with much beside it."""
-    location = new_bucket()
+    bucket = Bucket(new_bucket())
+    bucket.put(SINGLE, write_padded(tmp_path_factory.mktemp("padded") / "model.safetensors"))
+    bucket.put("models/tiny/", b"")
+    bucket.put("models/tiny/notes.txt", b"notes")
+    bucket.put("models/tiny/deep/er/file.json", b"{}")
+    bucket.put("models/tiny-2/model_index.json", b"another one")
+    for path, data in files_below(folder).items():
+        bucket.put(f"models/tiny/{path}", data)
+    return bucket
+
+
+@pytest.fixture
+def bucket(contents: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     monkeypatch.setattr(http_retry, "_wait_s", lambda _: 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint())
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    put(location, "single/My Model.safetensors", DATA)
-    put(location, "models/tiny/", b"")
-    put(location, "models/tiny/notes.txt", b"notes")
-    put(location, "models/tiny/deep/er/file.json", b"{}")
-    put(location, "models/tiny-2/model_index.json", b"another one")
-    for path, data in files_below(folder).items():
-        put(location, f"models/tiny/{path}", data)
-    return location
-
-
-def put(location: S3Location, key: str, data: bytes) -> None:
-    open_client(location).put_object(Bucket=location.bucket, Key=key, Body=data)
+    return contents
 
 
 def fetch(uri: str, store: Store, scratch: Path) -> Outputs:
@@ -86,8 +103,8 @@ def fetch(uri: str, store: Store, scratch: Path) -> Outputs:
     return STAGE.run(task, StoreWorkspace(store, scratch, lambda *_: None))
 
 
-def test_a_prefix_is_a_folder(bucket: S3Location, folder: Path, tmp_path: Path) -> None:
-    uri = f"s3://{bucket.bucket}/models/tiny"
+def test_a_prefix_is_a_folder(bucket: Bucket, folder: Path, tmp_path: Path) -> None:
+    uri = bucket.uri("models/tiny")
     found, local = invoke("inspect", uri), invoke("inspect", folder)
     for key in ("layout", "family", "components", "produces"):
         assert found[key] == local[key], key
@@ -100,68 +117,62 @@ def test_a_prefix_is_a_folder(bucket: S3Location, folder: Path, tmp_path: Path) 
     assert manifest["source"]["uri"] == f"{uri}/"
 
 
-def test_reading_headers_takes_little(bucket: S3Location) -> None:
-    (file,) = open_objects(f"s3://{bucket.bucket}/single/My Model.safetensors").values()
-    assert file.read(8, 100) == DATA[8:108]
-    assert isinstance(file, S3File)
+def test_reading_headers_takes_little(bucket: Bucket) -> None:
+    (file,) = open_objects(bucket.uri(SINGLE)).values()
     counted = Counted(file._bucket.client)
     file.read(0, 50_000)
     assert counted.received_bytes == 50_000
 
 
-def test_a_single_object(bucket: S3Location, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, "small", sizes=[[32, 32]], components=["text_encoder"])
-    uri = f"s3://{bucket.bucket}/single/My Model.safetensors"
-    places = ("--out", tmp_path / "out", "--state", tmp_path / "state")
-    (job,) = corepress("run", uri, *OPTIONS, "--recipe", recipe, *places, "--json").document["jobs"]
-    assert job["name"] == "my-model"
-    manifest = json.loads((tmp_path / "out/my-model/small/manifest.json").read_text())
-    assert manifest["source"] == {"uri": uri, "sha256": hashlib.sha256(DATA).hexdigest()}
-
-
-def test_a_store_on_the_same_server_copies_it(bucket: S3Location, tmp_path: Path) -> None:
+def test_a_store_on_the_same_server_copies_it(bucket: Bucket, tmp_path: Path) -> None:
     """What is fetched passes here to be hashed, and not back."""
-    store = S3Store(bucket, tmp_path / "cache")
+    data = bucket.get(SINGLE)
+    store = S3Store(bucket.location, tmp_path / "cache")
     counted = Counted(store._client)
-    uri = f"s3://{bucket.bucket}/single/My Model.safetensors"
-    in_bucket = fetch(uri, store, tmp_path)
-    digest = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
+    in_bucket = fetch(bucket.uri(SINGLE), store, tmp_path)
     (blob,) = in_bucket.artifacts["source"].files.values()
-    assert blob.digest == digest
-    assert store.open(blob).read(0, blob.size_bytes) == DATA
-    assert fetch(uri, FolderStore(tmp_path / "store"), tmp_path).artifacts == in_bucket.artifacts
-    assert counted.sent_bytes < 5 * MIB < len(DATA) + MIB or len(DATA) < 5 * MIB
+    assert blob.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert store.open(blob).read(0, blob.size_bytes) == data
+    assert counted.sent_bytes < MIB
+    in_folder = fetch(bucket.uri(SINGLE), FolderStore(tmp_path / "store"), tmp_path)
+    assert in_folder.artifacts == in_bucket.artifacts
 
 
-def test_a_large_object(bucket: S3Location, tmp_path: Path) -> None:
-    """Over several connections, in order; copied by the server where there is one."""
-    data = os.urandom(37 * MIB + 11)
-    put(bucket, "large.bin", data)
-    (file,) = open_objects(f"s3://{bucket.bucket}/large.bin").values()
+def test_a_large_object(bucket: Bucket) -> None:
+    """Over several connections, in order, from anywhere."""
+    data = bucket.get(SINGLE)
+    (file,) = open_objects(bucket.uri(SINGLE)).values()
     for start in (0, 10 * MIB + 3, len(data)):
         pieces: list[bytes] = []
         file.download(pieces.append, start)
         assert b"".join(pieces) == data[start:]
-    store = S3Store(bucket, tmp_path / "cache")
-    counted = Counted(store._client)
+
+
+def test_an_object_that_is_replaced(bucket: Bucket, tmp_path: Path) -> None:
+    """At any moment: before it is fetched, while it is read, and before it is copied."""
+    data = bucket.get(SINGLE)
+    bucket.put("replaced.safetensors", data)
+    resolved = resolve(bucket.uri("replaced.safetensors"))
+    (file,) = open_objects(bucket.uri("replaced.safetensors")).values()
+    store = S3Store(bucket.location, tmp_path / "cache")
+    assert file.read(0, 10) == data[:10]
     assert store.can_copy(file.stored)
-    with store.writer() as writer:
-        writer.copy_range(file.stored, 0, len(data))
-        put(bucket, "large.bin", data[::-1])
-        with pytest.raises(SourceUnavailable, match="changed"):
-            file.read(0, 10)
-    assert counted.sent_bytes < MIB
-
-
-def test_an_object_that_is_replaced(bucket: S3Location, tmp_path: Path) -> None:
-    uri = f"s3://{bucket.bucket}/single/My Model.safetensors"
-    resolved = resolve(uri)
-    put(bucket, "single/My Model.safetensors", DATA + b"\0")
-    assert resolve(uri) != resolved
+    bucket.put("replaced.safetensors", data[:-1] + b"\0")
     task = Task("fetch", {"source": resolved, "options": tiny_options("sd15").document()})
-    workspace = StoreWorkspace(FolderStore(tmp_path / "store"), tmp_path, lambda *_: None)
+    workspace = StoreWorkspace(store, tmp_path, lambda *_: None)
     with pytest.raises(InvalidRequest, match="changed"):
         STAGE.run(task, workspace)
+    with pytest.raises(SourceUnavailable, match="changed"):
+        file.read(0, 10)
+    with pytest.raises(SourceUnavailable, match="replaced"):
+        copy(file, store)
+    assert not store.has(Blob(WHAT_IT_WAS, file.size_bytes))
+
+
+def copy(file: S3File, store: S3Store) -> None:
+    with store.writer(WHAT_IT_WAS) as writer:
+        writer.copy_range(file.stored, 0, file.size_bytes)
+        writer.commit(WHAT_IT_WAS)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +187,9 @@ def test_an_object_that_is_replaced(bucket: S3Location, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_source(
-    bucket: S3Location, source: str, code: str, status: int, tmp_path: Path
+    bucket: Bucket, source: str, code: str, status: int, tmp_path: Path
 ) -> None:
-    uri = source.replace("BUCKET", bucket.bucket)
+    uri = source.replace("BUCKET", bucket.location.bucket)
     for command in (("inspect", uri), ("normalize", uri, "--out", tmp_path / "out")):
         error = invoke(*command, status=status)["error"]
         assert error["code"] == code
@@ -186,15 +197,15 @@ def test_what_is_no_source(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_key_that_leads_out_of_its_folder(bucket: S3Location) -> None:
-    put(bucket, "evil/../../model.safetensors", DATA)
-    error = invoke("inspect", f"s3://{bucket.bucket}/evil", status=3)["error"]
+def test_a_key_that_leads_out_of_its_folder(bucket: Bucket) -> None:
+    bucket.put("evil/../../model.safetensors", b"weights")
+    error = invoke("inspect", bucket.uri("evil"), status=3)["error"]
     assert error["code"] == "unsafe-path"
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])
 def test_refused_credentials(
-    bucket: S3Location, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket: Bucket, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -203,8 +214,8 @@ def test_refused_credentials(
     else:
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    for path in ("single/My Model.safetensors", "models/tiny/"):
-        error = invoke("inspect", f"s3://{bucket.bucket}/{path}", status=4)["error"]
+    for path in (SINGLE, "models/tiny/"):
+        error = invoke("inspect", bucket.uri(path), status=4)["error"]
         assert error["code"] == "access-denied"
         assert "credentials" in error["hint"] + error["message"]
 

@@ -31,9 +31,10 @@ class DirectFile:
         Raises:
             OSError: it cannot be made.
         """
-        self._descriptor = _opened(path)
-        os.truncate(self._descriptor, keep_bytes)
-        os.lseek(self._descriptor, keep_bytes, os.SEEK_SET)
+        self._descriptor = _opened(path, 0 if keep_bytes else os.O_TRUNC)
+        if keep_bytes:
+            os.truncate(self._descriptor, keep_bytes)
+            os.lseek(self._descriptor, keep_bytes, os.SEEK_SET)
         self._block = mmap.mmap(-1, BLOCK_BYTES)  # memory of its own begins at a page
         self._filled_bytes = 0
 
@@ -79,8 +80,8 @@ class DirectFile:
                         raise
 
 
-def _opened(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+def _opened(path: Path, truncate: int) -> int:
+    flags = truncate | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags | _DIRECT, 0o666)
     except OSError as error:
