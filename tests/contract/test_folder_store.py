@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import pytest
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.artifact import sha256_digest
+from corepress.domain.errors import DiskFull, SourceUnavailable
 from corepress.ports.store import Store
 from corepress.runtime.clone import clone
+from corepress.runtime.direct_file import BLOCK_BYTES
 from corepress.testing.store_contract import (
     OpenStore,
     StoreContract,
+    blob_of,
     bring,
     content,
     is_absent,
+    leave_unfinished,
 )
 
 
@@ -64,6 +69,33 @@ class TestFolderStore(StoreContract):
         assert not [path for path in blobs.rglob("*") if path.is_symlink()]
         (tmp_path / "added").write_text("other")  # what the link led to is the user's own
         assert content(store, added) == b"added"
+
+    def test_whole_blocks_of_an_unfinished_blob_are_kept(
+        self, store: Store, other: Store, tmp_path: Path
+    ) -> None:
+        data = os.urandom(3 * BLOCK_BYTES)
+        with pytest.raises(SourceUnavailable):
+            leave_unfinished(store, data[: 3 * BLOCK_BYTES - 1], SourceUnavailable("cut off"))
+        with store.resume("download") as first, other.resume("download") as second:
+            assert b"".join(first.kept()) == data[: 2 * BLOCK_BYTES]
+            assert list(second.kept()) == []  # only one goes on with it
+            for writer in (first, second):
+                writer.write(data[sum(map(len, writer.kept())) :])
+                assert writer.commit(sha256_digest(data)) == blob_of(data)
+        assert content(store, blob_of(data)) == data
+        assert list((tmp_path / "state" / "partial").iterdir()) == []
+
+    def test_a_full_disk_keeps_nothing(self, store: Store, tmp_path: Path) -> None:
+        with pytest.raises(DiskFull):
+            leave_unfinished(store, b"weights", DiskFull("full"))
+        assert list((tmp_path / "state" / "partial").iterdir()) == []
+
+    def test_what_has_no_name_is_not_kept(self, store: Store, tmp_path: Path) -> None:
+        with suppress(SourceUnavailable), store.resume("") as unfinished:
+            unfinished.write(b"weights")
+            raise SourceUnavailable("cut off")
+        for folder in ("partial", "tmp"):
+            assert list((tmp_path / "state" / folder).iterdir()) == []
 
     def test_nothing_is_left_beside_what_was_asked_for(self, store: Store, tmp_path: Path) -> None:
         bring(store, b"weights")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from corepress.domain.job import CheckpointOptions
 from corepress_normalize.folder import normalize_folder
@@ -37,6 +38,14 @@ def normalize_tiny(architecture: str, out: Path, **more: Any) -> dict[str, Any]:
     return normalize_folder(
         checkpoint(architecture), out, tiny_options(architecture, **more), ignore_progress
     )
+
+
+def write_padded(path: Path) -> bytes:
+    """Write a single file of 24 MB, most of which belongs to no component; its content."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(255, (20_000_000,), generator=generator).to(torch.uint8)
+    save_file({**load_file(checkpoint("sd15")), "loss.logvar": noise}, path)
+    return path.read_bytes()
 
 
 def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -47,8 +47,12 @@ class Started:
 
     def wait_for(self, words: str) -> None:
         """Until it has said something."""
+        self.wait_until(lambda: words in self.said)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Until something is so, which must be while it is at work."""
         deadline_s = time.monotonic() + _PATIENCE_S
-        while words not in self.said:
+        while not is_so():
             assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline_s, self.said
             time.sleep(0.02)

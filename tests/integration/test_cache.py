@@ -191,6 +191,18 @@ def test_old_jobs_are_forgotten(store: FolderStore) -> None:
     assert list(store.keys("jobs/")) == ["jobs/new/request.json", "jobs/new/steps/fetch.json"]
 
 
+def test_unfinished_downloads_are_forgotten_after_a_day(store: FolderStore) -> None:
+    old, recent = (store.root / "partial" / name for name in ("old", "recent"))
+    for path in (old, recent):
+        path.write_bytes(b"weights")
+    clear_leftovers(store.root)  # which a download outlives
+    assert old.exists()
+    yesterday_s = time.time() - 25 * 3600
+    os.utime(old, (yesterday_s, yesterday_s))
+    prune(store.root, KB)
+    assert [path.name for path in (store.root / "partial").iterdir()] == ["recent"]
+
+
 def test_leftovers_of_a_killed_process_are_cleared(store: FolderStore) -> None:
     kept = bring(store, b"kept")
     commit(store, ACTION, outputs_of(kept))

@@ -27,7 +27,7 @@ OPTIONS = tiny_arguments("sd15")[1:]
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(Server(DATA)) as server:
+    with serving(Server(data=DATA)) as server:
         yield server
 
 
@@ -104,7 +104,7 @@ def test_run_takes_every_kind_of_source(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "small", sizes=[[32, 32]], components=["text_encoder"])
     with ExitStack() as servers:
         ranged, plain = (
-            servers.enter_context(serving(Server(DATA, ranges=ranges))).uri
+            servers.enter_context(serving(Server(data=DATA, ranges=ranges))).uri
             for ranges in (True, False)
         )
         sources = {

@@ -44,7 +44,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(http_retry, "_wait_s", lambda _: 0.01)
-    with serving(Server(DATA)) as state:
+    with serving(Server(data=DATA)) as state:
         yield state
 
 

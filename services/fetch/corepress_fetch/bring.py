@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from corepress.domain.artifact import Blob, Digest
-from corepress.domain.checkpoint import Tensor
+from corepress.domain.checkpoint import ByteSource, Tensor
 from corepress.domain.errors import SourceUnavailable
 from corepress.domain.source_index import IndexedFile
 from corepress.domain.stage import Workspace
 from corepress.runtime.files import LocalFile
 from corepress.runtime.lanes import Lane
-from corepress_fetch.http_file import HttpFile
-from corepress_fetch.passage import TensorPassage
+from corepress_fetch.passage import FilePassage
+from corepress_fetch.remote_file import RemoteFile, hold_to_digest, version_name
 
 _PIECE_BYTES = 1 << 20
 
@@ -28,45 +27,64 @@ def bring_local(
         SourceUnavailable: the file was changed meanwhile.
     """
     before = file.fingerprint
-    hasher, passage = hashlib.sha256(), TensorPassage(tensors)
-    with Lane("hash file") as whole, Lane("hash tensors") as parts:
-        for start in range(0, file.size_bytes, _PIECE_BYTES):
-            piece = file.read(start, min(_PIECE_BYTES, file.size_bytes - start))
-            whole.submit(partial(hasher.update, piece))
-            parts.submit(partial(passage.feed, piece))
-            workspace.progress(path, start + len(piece), file.size_bytes)
+    with FilePassage(tensors) as passage:
+        _read(file, _reported(path, file, passage, workspace))
     if file.fingerprint != before:
         raise SourceUnavailable(f"{path} was changed while it was read", path=path)
-    blob = workspace.adopt(file.local_path(), Digest(f"sha256:{hasher.hexdigest()}"))
-    return blob, _indexed(blob, passage)
+    return workspace.adopt(file.local_path(), passage.digest), passage.indexed()
 
 
-def download(
-    file: HttpFile, tensors: Iterable[Tensor], workspace: Workspace
+def bring_remote(
+    path: str, file: RemoteFile, tensors: Iterable[Tensor], workspace: Workspace
 ) -> tuple[Blob, IndexedFile]:
-    """Download a file into the store.
+    """Let the store have a file on a server, unless it has one of the stated digest already.
+
+    What came of a download that was cut off, be it by a crash, need not come again where the store
+    keeps it. A store on the file's own server copies the file there: its bytes pass here to be
+    hashed, but not back.
 
     Raises:
-        CorruptCheckpoint: its digest is not the one that the address states.
-        SourceUnavailable: see `HttpFile.download`.
+        CorruptCheckpoint: its digest is not the one that is stated.
+        SourceUnavailable: see `RemoteFile.download`.
     """
-    passage = TensorPassage(tensors)
-    received = 0
-    with workspace.create() as writer:
-        with Lane("write") as write, Lane("hash tensors") as parts:
+    stated = Digest(f"sha256:{file.sha256}") if file.sha256 is not None else None
+    if stated is not None and workspace.has(blob := Blob(stated, file.size_bytes)):
+        with FilePassage(tensors) as passage:
+            _read(workspace.open(blob), _reported(path, file, passage, workspace))
+        return blob, passage.indexed()
+    if file.stored is not None and workspace.can_copy(file.stored):
+        with FilePassage(tensors) as passage:
+            file.download(_reported(path, file, passage, workspace))
+        with workspace.create(passage.digest) as writer:
+            writer.copy_range(file.stored, 0, file.size_bytes)
+            return writer.commit(passage.digest), passage.indexed()
+    with workspace.resume(version_name(file), stated) as unfinished:
+        with FilePassage(tensors) as passage, Lane("write") as write:
+            take = _reported(path, file, passage, workspace)
+            for piece in unfinished.kept():
+                take(piece)
 
-            def consume(piece: bytes) -> None:
-                nonlocal received
-                write.submit(partial(writer.write, piece))
-                parts.submit(partial(passage.feed, piece))
-                received += len(piece)
-                workspace.progress(file.name, received, file.size_bytes)
+            def write_and_take(piece: bytes) -> None:
+                write.submit(partial(unfinished.write, piece))
+                take(piece)
 
-            file.download(consume)
-        blob = writer.commit()
-    file.hold_to_digest(blob.digest.removeprefix("sha256:"))
-    return blob, _indexed(blob, passage)
+            file.download(write_and_take, passage.passed_bytes)
+        hold_to_digest(file, passage.digest.removeprefix("sha256:"))
+        return unfinished.commit(passage.digest), passage.indexed()
 
 
-def _indexed(blob: Blob, passage: TensorPassage) -> IndexedFile:
-    return IndexedFile(blob.digest.removeprefix("sha256:"), blob.size_bytes, passage.found)
+def _read(file: ByteSource, take: Callable[[bytes], None]) -> None:
+    for start in range(0, file.size_bytes, _PIECE_BYTES):
+        take(file.read(start, min(_PIECE_BYTES, file.size_bytes - start)))
+
+
+def _reported(
+    path: str, file: ByteSource, passage: FilePassage, workspace: Workspace
+) -> Callable[[bytes], None]:
+    """Takes the pieces of a file in order."""
+
+    def take(piece: bytes) -> None:
+        passage.feed(piece)
+        workspace.progress(path, passage.passed_bytes, file.size_bytes)
+
+    return take

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from corepress.domain.errors import CorruptCheckpoint, InvalidRequest, SourceUnavailable
+from corepress.domain.errors import (
+    AccessDenied,
+    CorruptCheckpoint,
+    InvalidRequest,
+    SourceUnavailable,
+)
 from corepress_fetch.http_retry import refuse_status, retrying, translated
 
 _TIMEOUT = httpx.Timeout(30, connect=10)
@@ -23,17 +29,45 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 _FILE_NAME = re.compile(r"filename=\"?([^\";]+)\"?")
 
 
-class HttpFile:
-    """One version of a file on a server; to meet another version is an error.
+class HttpAccess:
+    """How the files of one source are asked for: over shared connections, with what they need.
 
-    Attributes:
-        name: its name, without any path.
-        size_bytes: its size.
-        sha256: the hexadecimal digest that it must have, None where the address states none.
-        fingerprint: what the server says of this version, as plain JSON.
+    Tokens among the headers stay with the server: where that sends on to another one, as to its
+    storage, they are left out.
 
     Args:
-        uri: its address, with ``#sha256=<hex>`` where the digest is known beforehand.
+        headers: of every request.
+        denied_hint: what to do where access is refused; with it, a web page in place of a file
+            counts as a refusal, too.
+    """
+
+    def __init__(self, headers: Mapping[str, str] | None = None, denied_hint: str = "") -> None:
+        self.denied_hint = denied_hint
+        # Compressed answers could not be resumed by ranges of the file.
+        self.client = httpx.Client(
+            timeout=_TIMEOUT,
+            follow_redirects=True,
+            headers={**(headers or {}), "Accept-Encoding": "identity"},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is known of a file without asking for it; an address that never changes its content."""
+
+    name: str
+    size_bytes: int
+    fingerprint: dict[str, Any]
+
+
+class HttpFile:
+    """A `corepress_fetch.remote_file.RemoteFile` on a web server.
+
+    Args:
+        address: its address.
+        sha256: the hexadecimal digest that it must have, where that is known beforehand.
+        access: how to ask for it.
+        stated: what is known of it; where nothing is, the server is asked at once.
 
     Raises:
         InvalidRequest: no valid address, or the server does not tell the size.
@@ -41,22 +75,42 @@ class HttpFile:
         CorruptCheckpoint: the server answers with a web page, or the file is empty.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._address, _, fragment = uri.partition("#")
+    stored = None
+
+    def __init__(
+        self,
+        address: str,
+        sha256: str | None = None,
+        access: HttpAccess | None = None,
+        stated: Stated | None = None,
+    ) -> None:
+        self.address = address
+        self.sha256 = sha256
+        self._access = access or HttpAccess()
+        self._version: dict[str, Any] | None = None
+        self.name = _file_name(self.address, "")
+        self.size_bytes = 0
+        self.fingerprint: dict[str, Any] = {}
+        if stated is None:
+            retrying(self._look)
+        else:
+            self.name, self.size_bytes = stated.name, stated.size_bytes
+            self.fingerprint = stated.fingerprint
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """The file at an address, with ``#sha256=<hex>`` where its digest is known beforehand.
+
+        Raises:
+            InvalidRequest: the fragment is something else.
+        """
+        address, _, fragment = uri.partition("#")
         stated = _SHA256_FRAGMENT.fullmatch(fragment.lower())
         if fragment and stated is None:
             raise InvalidRequest(
                 f"#{fragment} states no digest", hint="#sha256=<64 hexadecimal digits>", path=uri
             )
-        self.sha256 = stated[1] if stated else None
-        self.name = _file_name(self._address, "")
-        self.size_bytes = 0
-        self.fingerprint: dict[str, Any] = {}
-        # Compressed answers could not be resumed by ranges of the file.
-        self._client = httpx.Client(
-            timeout=_TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"}
-        )
-        retrying(self._look)
+        return cls(address, stated[1] if stated else None)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Exactly ``size_bytes`` bytes from ``offset``.
@@ -71,29 +125,16 @@ class HttpFile:
             raise CorruptCheckpoint(f"{self.name} ends before byte {end}", path=self.name)
         return retrying(partial(self._read, offset, end)) if size_bytes else b""
 
-    def download(self, consume: Callable[[bytes], object]) -> None:
-        """Pass all bytes on in order; where a connection is cut, the next one continues.
+    def download(self, consume: Callable[[bytes], object], start: int = 0) -> None:
+        """Pass all bytes from ``start`` on in order; where a connection is cut, go on from there.
 
         Raises:
             SourceUnavailable: several connections in a row brought nothing, or the server has
                 another version by now.
         """
-        position = 0
+        position = start
         while position < self.size_bytes:
             position = retrying(partial(self._download, position, consume))
-
-    def hold_to_digest(self, sha256: str) -> None:
-        """Hold what was downloaded to the digest that the address states, if it states one.
-
-        Raises:
-            CorruptCheckpoint: it is another.
-        """
-        if self.sha256 not in (None, sha256):
-            raise CorruptCheckpoint(
-                f"{self.name} has the digest sha256:{sha256}, not sha256:{self.sha256}",
-                hint="the file on the server is not the one that was asked for",
-                path=self.name,
-            )
 
     def _look(self) -> None:
         with self._get(0, 1) as response:
@@ -102,9 +143,9 @@ class HttpFile:
                 raise InvalidRequest(
                     f"{self.name}: the server does not tell the file's size", path=self.name
                 )
-            self.name = _file_name(self._address, response.headers.get("Content-Disposition", ""))
+            self.name = _file_name(self.address, response.headers.get("Content-Disposition", ""))
             self.size_bytes = size_bytes
-            self.fingerprint = _version(response)
+            self.fingerprint = self._version = _version(response)
 
     def _read(self, offset: int, end: int) -> bytes:
         data = bytearray()
@@ -145,29 +186,43 @@ class HttpFile:
     @contextmanager
     def _get(self, start: int, end: int) -> Iterator[httpx.Response]:
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        if validator := _validator(self.fingerprint):
+        if validator := _validator(self._version or {}):
             headers["If-Range"] = validator
         with (
             translated(self.name),
-            self._client.stream("GET", self._address, headers=headers) as response,
+            self._access.client.stream("GET", self.address, headers=headers) as response,
         ):
             if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise CorruptCheckpoint(
                     f"{self.name} is an empty file", hint="check the address", path=self.name
                 )
-            refuse_status(response, self.name)
+            refuse_status(response, self.name, self._access.denied_hint)
             if response.headers.get("Content-Type", "").startswith("text/html"):
-                raise CorruptCheckpoint(
-                    f"{self.name}: the address leads to a web page, not to a file",
-                    hint="use the address of the download itself; it may need a log-in",
-                    path=self.name,
-                )
-            if self.fingerprint and _version(response) != self.fingerprint:
+                raise self._page_error()
+            if not self._is_this_version(response):
                 raise SourceUnavailable(
                     f"{self.name}: the file changed on the server while it was read",
                     path=self.name,
                 )
             yield response
+
+    def _page_error(self) -> AccessDenied | CorruptCheckpoint:
+        if self._access.denied_hint:
+            return AccessDenied(
+                f"{self.name}: the server answers with a web page, such as one to log in at",
+                hint=self._access.denied_hint,
+                path=self.name,
+            )
+        return CorruptCheckpoint(
+            f"{self.name}: the address leads to a web page, not to a file",
+            hint="use the address of the download itself; it may need a log-in",
+            path=self.name,
+        )
+
+    def _is_this_version(self, response: httpx.Response) -> bool:
+        if self._version is not None:
+            return _version(response) == self._version
+        return not self.size_bytes or _total_bytes(response) in (None, self.size_bytes)
 
 
 def _body(response: httpx.Response, position: int) -> Iterator[bytes]:

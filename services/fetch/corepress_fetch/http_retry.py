@@ -64,8 +64,13 @@ def translated(name: str) -> Iterator[None]:
         ) from error
 
 
-def refuse_status(response: httpx.Response, name: str) -> None:
+def refuse_status(response: httpx.Response, name: str, denied_hint: str = "") -> None:
     """Raise what a status other than success means.
+
+    Args:
+        response: of the server.
+        name: of what was asked for.
+        denied_hint: what to do where access is refused.
 
     Raises:
         AccessDenied: 401, 403.
@@ -78,20 +83,22 @@ def refuse_status(response: httpx.Response, name: str) -> None:
     message = f"{name}: the server answers {status} {response.reason_phrase}".rstrip()
     if status in _DENIED:
         raise AccessDenied(
-            message, hint="it may need a token, or its licence to be accepted", path=name
+            message,
+            hint=denied_hint or "it may need a token, or its licence to be accepted",
+            path=name,
         )
     if response.is_server_error or status in _LATER:
         raise SourceUnavailable(
             message,
             hint="try again later",
             path=name,
-            retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
+            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
         )
     raise SourceNotFound(message, hint="check the address", path=name)
 
 
-def _retry_after_s(header: str) -> float:
-    """RFC 9110, section 10.2.3: seconds or a date."""
+def retry_after_s(header: str) -> float:
+    """How long a ``Retry-After`` asks to wait: seconds or a date, see RFC 9110, section 10.2.3."""
     if header.isdecimal():
         return float(header)
     try:

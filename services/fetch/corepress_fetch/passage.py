@@ -1,14 +1,65 @@
-"""What is learned of a weight file's tensors while its bytes pass once."""
+"""What is learned of a weight file while its bytes pass once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from math import prod
+from types import TracebackType
+from typing import Self
 
+from corepress.domain.artifact import Digest
 from corepress.domain.checkpoint import Tensor
-from corepress.domain.source_index import IndexedTensor
+from corepress.domain.source_index import IndexedFile, IndexedTensor
 from corepress.runtime.finite import all_finite, is_float
+from corepress.runtime.lanes import Lane
+
+
+class FilePassage:
+    """Digests a file and its tensors, in threads of their own, while it is fed in order.
+
+    What is learned is there when the context ended well.
+
+    Attributes:
+        passed_bytes: how much was fed.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.passed_bytes = 0
+        self._hasher = hashlib.sha256()
+        self._tensors = TensorPassage(tensors)
+        self._hash_file, self._hash_tensors = Lane("hash file"), Lane("hash tensors")
+        self._lanes = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._lanes.enter_context(self._hash_file)
+        self._lanes.enter_context(self._hash_tensors)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lanes.__exit__(kind, error, traceback)
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes of the file, of any number."""
+        self._hash_file.submit(partial(self._hasher.update, piece))
+        self._hash_tensors.submit(partial(self._tensors.feed, piece))
+        self.passed_bytes += len(piece)
+
+    @property
+    def digest(self) -> Digest:
+        """The file's sha256."""
+        return Digest(f"sha256:{self._hasher.hexdigest()}")
+
+    def indexed(self) -> IndexedFile:
+        """What is known of the file."""
+        return IndexedFile(self._hasher.hexdigest(), self.passed_bytes, self._tensors.found)
 
 
 class TensorPassage:

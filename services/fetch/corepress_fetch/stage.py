@@ -17,8 +17,7 @@ from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress.identify import compose
 from corepress.runtime.files import LocalFile, tokenizer_files
 from corepress.runtime.needed_files import needed_by_role
-from corepress_fetch.bring import bring_local, download
-from corepress_fetch.http_file import HttpFile
+from corepress_fetch.bring import bring_local, bring_remote
 from corepress_fetch.source import Source, fingerprint, open_source
 
 _INDEX_FILE = "tensors.json"
@@ -40,7 +39,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         TransientError: it cannot be read for now.
     """
     options = CheckpointOptions(**task.parameters["options"])
-    sources: dict[str, Mapping[str, LocalFile | HttpFile]] = {}
+    sources: dict[str, Source] = {}
     for role, resolved in task.parameters.items():
         if role != "options":
             source = open_source(resolved["uri"])
@@ -61,7 +60,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
             blobs[name], indexed[located(role, name)] = (
                 bring_local(path, file, content, workspace)
                 if isinstance(file, LocalFile)
-                else download(file, content, workspace)
+                else bring_remote(path, file, content, workspace)
             )
         artifacts[role] = Artifact(blobs)
     index = workspace.keep_bytes(canonical_json(SourceIndex(indexed).document()))

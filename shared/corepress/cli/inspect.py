@@ -40,6 +40,7 @@ def inspect(
       corepress inspect --json folder/ | jq .components
       corepress inspect model.safetensors --lora style.safetensors:0.8
       corepress inspect model.safetensors --controlnet canny.safetensors
+      corepress inspect hf://owner/model
     """
     checkpoint = read_options(options)
     request = JobRequest(
@@ -92,6 +93,8 @@ def _print_words(report: dict[str, Any]) -> None:
             budget = report["needs"]["memory_by_model"].get(name)
             memory = f", {size_text(budget)} of memory" if budget else ""
             click.echo(f"    {size_text(size_bytes):>9}  {name}{memory}")
+    if report["needs"]["download_bytes"]:
+        _print_row("to download", size_text(report["needs"]["download_bytes"]))
     for command_, needs in report["needs"]["by_command"].items():
         disk, memory = size_text(needs["disk_bytes"]), size_text(needs["memory_bytes"])
         _print_row(f"{command_} needs", f"{disk} of disk, {memory} of memory")
@@ -131,6 +134,7 @@ def _expectations(expected: Forecast) -> dict[str, Any]:
         "produces": {"normalize": dict(expected.weight_files), "run": dict(expected.models)},
         "needs": {
             **run,
+            "download_bytes": expected.all_downloads_bytes,
             "by_command": {"normalize": alone, "run": run},
             "memory_by_model": dict(expected.budgets),
         },

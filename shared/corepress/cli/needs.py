@@ -28,12 +28,14 @@ class Forecast:
     """What a job will write, and the memory it takes.
 
     ``downloads_bytes`` and ``weight_files`` (sizes by path) are what normalizing alone writes,
-    ``models`` the sizes of models by a description, ``budgets`` the memory that converting each
-    takes. ``steps`` has what every step adds to the state folder, by its id, ``memory`` the memory
-    of those that take more than `PEAK_MEMORY_BYTES`; ``published_bytes`` is the size of all builds.
+    ``all_downloads_bytes`` what comes from servers with what is attached; ``models`` the sizes of
+    models by a description, ``budgets`` the memory that converting each takes. ``steps`` has what
+    every step adds to the state folder, by its id, ``memory`` the memory of those that take more
+    than `PEAK_MEMORY_BYTES`; ``published_bytes`` is the size of all builds.
     """
 
     downloads_bytes: int
+    all_downloads_bytes: int
     weight_files: Mapping[str, int]
     models: Mapping[str, int]
     budgets: Mapping[str, int]
@@ -149,6 +151,7 @@ def forecast(
     published = compiled or packages
     return Forecast(
         downloads_bytes=base.downloads_bytes,
+        all_downloads_bytes=sum(each.downloads_bytes for each in checkpoints.values()),
         weight_files=base.weight_files,
         models={description: packages[node] for node, description in described.items()},
         budgets={description: memory[node] for node, description in described.items()},

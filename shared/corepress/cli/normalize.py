@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from corepress.cli.needs import forecast, job_sources, read_headers
+from corepress.cli.needs import forecast, read_headers
 from corepress.cli.options import checkpoint_options, read_options
 from corepress.cli.output import command, decision_words, print_json, size_text
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
+from corepress.domain.composition import CHECKPOINT
 from corepress.domain.job import JobRequest
 from corepress.runtime.disk import refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import refuse_unusable
 from corepress_fetch.local_copy import local_copies
+from corepress_fetch.source import pinned
 from corepress_normalize.documents import MANIFEST, MANIFEST_SCHEMA
 from corepress_normalize.folder import normalize_folder
 
@@ -35,10 +35,11 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
       corepress normalize model.safetensors --out model
       corepress normalize sharded-folder/ --precision fp16 --out model
       corepress normalize model.safetensors --vae vae/ --lora style.safetensors:0.8 --out model
+      corepress normalize s3://checkpoints/sdxl --out sdxl
     """
     checkpoint = read_options(options)
     refuse_unusable(out, MANIFEST, MANIFEST_SCHEMA)
-    request = JobRequest(source, (), "", checkpoint)
+    request = pinned(JobRequest(source, (), "", checkpoint))
     headers = {CHECKPOINT: read_headers(request)}
     refuse_small_disk(
         {out.absolute().parent: forecast(headers, request).normalize_bytes},
@@ -46,18 +47,10 @@ def normalize(source: str, out: Path, as_json: bool, **options: Any) -> None:
     )
     with (
         ProgressDisplay() as display,
-        local_copies(job_sources(request), checkpoint, out, display.activity) as paths,
+        local_copies(request.source, request.options, out, display.activity) as (copy, local),
     ):
-        local = replace(
-            checkpoint,
-            vae=str(paths[VAE]) if VAE in paths else None,
-            lora=tuple(
-                Lora(str(paths[lora_role(index)]), lora.scale)
-                for index, lora in enumerate(checkpoint.lora)
-            ),
-        )
-        uri = None if local_path(source) else source
-        manifest = normalize_folder(paths[CHECKPOINT], out, local, display.activity, uri)
+        uri = None if local_path(source) else request.source
+        manifest = normalize_folder(copy, out, local, display.activity, uri)
     if as_json:
         print_json(manifest)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
@@ -39,7 +40,7 @@ from corepress.runtime.clone import can_clone, clone_or_copy
 from corepress.runtime.disk import existing, refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import output_folder, refuse_unusable
-from corepress_fetch.source import resolve
+from corepress_fetch.source import pin, pinned, resolve
 
 _POLL_S = 1.0
 
@@ -98,6 +99,7 @@ def run(
       corepress run a.safetensors b/ --recipe original --recipe mine.yaml --out bundles
       corepress run model.safetensors --lora style.safetensors:0.8 --recipe original --out bundles
       corepress run model.safetensors --controlnet canny/ --recipe original --out bundles
+      corepress run hf://owner/model@main --recipe original --out bundles
     """
     if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
         raise click.BadParameter(
@@ -107,8 +109,9 @@ def run(
     recipes = tuple(load_recipe(each) for each in recipe_names)
     for recipe in recipes:
         recipe.refuse_unbuildable()
-    _refuse_equal_names(sources, recipes, name)
-    for each in sources:
+    pinned_sources = [pin(source) for source in sources]
+    _refuse_equal_names(pinned_sources, recipes, name)
+    for each in pinned_sources:
         for build in _builds(recipes):
             refuse_unusable(out / (name or _default_name(each)) / build, MANIFEST, SCHEMA)
     compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
@@ -119,22 +122,17 @@ def run(
         )
     settings = read_settings()
     checkpoint = read_options(options)
+    common = pinned(
+        JobRequest(pinned_sources[0], recipes, "", checkpoint, compile_wish, controlnets, refiner)
+    )
     requests = [
-        JobRequest(
-            source,
-            recipes,
-            name or _default_name(source),
-            checkpoint,
-            compile_wish,
-            controlnets,
-            refiner,
-        )
-        for source in sources
+        replace(common, source=source, name=name or _default_name(source))
+        for source in pinned_sources
     ]
-    others = checkpoint.further_sources | requests[0].attachments
+    others = common.options.further_sources | common.attachments
     further = {role: resolve(uri) for role, uri in others.items()}
     resolved = [
-        {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in sources
+        {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in pinned_sources
     ]
     with (
         ProgressDisplay() as display,

@@ -16,11 +16,18 @@ from typing import Any
 
 from corepress.cli.progress import ProgressDisplay
 from corepress.domain.artifact import Digest
-from corepress.domain.bundle import CHUNK_NUMBERS, component_of, model_name, model_of, whole_of
+from corepress.domain.bundle import (
+    CHUNK_NUMBERS,
+    attached_controlnet,
+    component_of,
+    model_name,
+    model_of,
+    whole_of,
+)
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import InvalidRequest, MissingConfig, VerificationFailed
 from corepress.domain.figures import Figures, outputs_below
-from corepress.domain.job import CheckpointOptions
+from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.recipe import (
     DEFAULT_MIN_PSNR_DB,
     DENOISERS,
@@ -30,11 +37,12 @@ from corepress.domain.recipe import (
     gives_epsilon,
 )
 from corepress.evaluate import Package
-from corepress.runtime.files import LocalFile
+from corepress.runtime.files import LocalFile, local_path
 from corepress.runtime.weights_digest import weights_digest
 from corepress_compile.interface import check_packages, spec_of
 from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
+from corepress_fetch.local_copy import local_copies
 from corepress_normalize.documents import MANIFEST
 from corepress_normalize.folder import normalize_folder
 from corepress_publish.published import (
@@ -102,36 +110,38 @@ class Source:
 
 
 @contextmanager
-def opened_sources(
-    against: Path,
-    attachments: Mapping[str, Path],
-    options: CheckpointOptions,
-    display: ProgressDisplay,
-) -> Iterator[dict[str, Source]]:
-    """The checkpoint under `CHECKPOINT`, and others by the names of their models in a bundle."""
+def opened_sources(request: JobRequest, display: ProgressDisplay) -> Iterator[dict[str, Source]]:
+    """The checkpoint under `CHECKPOINT`, and others by the names of their models in a bundle.
+
+    Raises:
+        PermanentError, TransientError: see `local_copies` and `normalize_folder`.
+    """
+    attached = {attached_controlnet(uri): uri for uri in request.controlnets}
+    if request.refiner:
+        attached["unet_refiner"] = request.refiner
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(_opened(path, its_options, display))
-            for name, path, its_options in (
-                (CHECKPOINT, against, options),
-                *((name, path, options.for_attachments) for name, path in attachments.items()),
+            name: stack.enter_context(_opened(uri, options, display))
+            for name, uri, options in (
+                (CHECKPOINT, request.source, request.options),
+                *((name, uri, request.options.for_attachments) for name, uri in attached.items()),
             )
         }
 
 
 @contextmanager
-def _opened(
-    against: Path, options: CheckpointOptions, display: ProgressDisplay
-) -> Iterator[Source]:
+def _opened(uri: str, options: CheckpointOptions, display: ProgressDisplay) -> Iterator[Source]:
     """A checkpoint, normalized for the while unless it is a normalized folder already."""
+    path = local_path(uri)
     asked = replace(options, clip_skip=None) != CheckpointOptions()
-    if (against / MANIFEST).is_file() and not asked:
-        yield _source(against)
+    if path is not None and (path / MANIFEST).is_file() and not asked:
+        yield _source(path)
         return
     with TemporaryDirectory(prefix="corepress-verify-") as temporary:
         folder = Path(temporary) / "normalized"
-        display.say(f"normalizing {against}")
-        normalize_folder(against, folder, options, display.activity)
+        with local_copies(uri, options, folder, display.activity) as (copy, local_options):
+            display.say(f"normalizing {uri}")
+            normalize_folder(copy, folder, local_options, display.activity)
         yield _source(folder)
 
 

@@ -11,10 +11,11 @@ import click
 from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.cli.output import command, db_text, fail, print_json
 from corepress.cli.progress import ProgressDisplay
-from corepress.domain.bundle import attached_controlnet
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import VerificationFailed
-from corepress.runtime.files import on_disk
+from corepress.domain.job import JobRequest
+from corepress.runtime.files import local_path
+from corepress_fetch.source import pinned
 
 if TYPE_CHECKING:
     from corepress.cli.verification import Report
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 _PROMPT = "a photograph of an astronaut riding a horse"
 
 
+def _there(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """A source on disk must be there, as the command line's other paths."""
+    path = local_path(given) if given is not None else None
+    if path is not None and "://" not in str(given):
+        click.Path(exists=True).convert(path, parameter, context)
+    return given
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--against",
-    type=click.Path(exists=True, path_type=Path),
+    metavar="SOURCE",
+    callback=_there,
     help="The checkpoint, or a normalized folder: also evaluate the models and compare.",
 )
 @click.option(
@@ -57,7 +67,7 @@ _PROMPT = "a photograph of an astronaut riding a horse"
 @command
 def verify(
     bundle: Path,
-    against: Path | None,
+    against: str | None,
     native: bool,
     image: Path | None,
     prompt: str,
@@ -102,11 +112,11 @@ def verify(
         lone = bundle.suffix == ".mlpackage"
         checked = check_package(bundle) if lone else check_bundle(bundle, display)
         if against:
-            checked.report.against = str(against)
-            attachments = {attached_controlnet(uri): on_disk(uri) for uri in controlnets}
-            if refiner:
-                attachments["unet_refiner"] = on_disk(refiner)
-            with opened_sources(against, attachments, checkpoint, display) as sources:
+            checked.report.against = against
+            request = pinned(
+                JobRequest(against, (), "", checkpoint, controlnets=controlnets, refiner=refiner)
+            )
+            with opened_sources(request, display) as sources:
                 refuse_other_kind(checked, sources[CHECKPOINT])
                 if image:
                     wish = ImageOptions(image, prompt, negative_prompt, steps, seed, guidance_scale)

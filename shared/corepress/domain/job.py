@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from corepress.domain.attachments import REFINER, controlnet_role
 from corepress.domain.checkpoint import IdentifyOptions
 from corepress.domain.composition import VAE, Lora, lora_role
+from corepress.domain.hub_address import HubAddress
 from corepress.domain.recipe import Recipe
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -111,12 +112,15 @@ class JobRequest:
 
 
 def default_name(source: str) -> str:
-    """A job's name where none is given: the file's or folder's name without its ending.
+    """A job's name where none is given: the file's, folder's or repository's without its ending.
 
     Returns:
         A name of ``a-z0-9._-``, never empty and never starting with a dot.
     """
-    if "://" in source:
+    hub = HubAddress.parse(source)
+    if hub is not None:
+        source = hub.path or hub.name
+    elif "://" in source:
         source = unquote(source.split("#", maxsplit=1)[0].split("?", maxsplit=1)[0])
     last = PurePosixPath(source).name
     for ending in _ENDINGS:

@@ -5,7 +5,7 @@ It never sees which store holds its files, nor the bus, the environment or an ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +107,14 @@ class BlobWriter(Protocol):
         ...
 
 
+class UnfinishedBlob(BlobWriter, Protocol):
+    """A file that goes on where an earlier writer was cut off."""
+
+    def kept(self) -> Iterator[bytes]:
+        """What the file begins with, in pieces; to be read before anything is written."""
+        ...
+
+
 class Workspace(Protocol):
     """All that a running stage may touch."""
 
@@ -145,6 +153,23 @@ class Workspace(Protocol):
         """A file written as a stream; leaving the context without a commit discards it.
 
         A digest that is known beforehand may save the store a copy.
+        """
+        ...
+
+    def can_copy(self, source: Handle) -> bool:
+        """Whether `BlobWriter.copy_range` of this file moves nothing through here."""
+        ...
+
+    def resume(
+        self, name: str, digest: Digest | None = None
+    ) -> AbstractContextManager[UnfinishedBlob]:
+        """A file written as a stream, perhaps from where an earlier writer of it was cut off.
+
+        Left by a failure that may pass, or killed, what was written may be kept for the next.
+
+        Args:
+            name: of this one content, ``a-z0-9``; an empty one is never kept.
+            digest: as for `create`.
         """
         ...
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
-from corepress.domain.checkpoint import PredictionType
+import yaml
+
+from corepress.domain.checkpoint import Files, PredictionType
 from corepress.domain.errors import MissingConfig
 
 _DENOISER_SCALINGS = {
     "EpsScaling": PredictionType.EPSILON,
     "VScaling": PredictionType.V_PREDICTION,
 }
+
+
+_LARGEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,32 @@ def read_original_config(document: Mapping[str, Any] | None) -> OriginalConfig:
         beta_end=_number(params.get("linear_end")),
         last_layer=None if text is None else text == "last",
     )
+
+
+def original_config_beside(files: Files, path: str) -> str | None:
+    """The configuration that was published with a single file: ``NAME.yaml`` beside it."""
+    beside = str(PurePosixPath(path).with_suffix(".yaml"))
+    return beside if beside in files else None
+
+
+def read_yaml_file(files: Files, path: str) -> Mapping[str, Any]:
+    """A configuration among a checkpoint's files.
+
+    Raises:
+        MissingConfig: it holds no mapping, or is far larger than any configuration.
+    """
+    file = files[path]
+    document = None
+    if file.size_bytes <= _LARGEST_BYTES:
+        with suppress(yaml.YAMLError, ValueError, RecursionError):
+            document = yaml.safe_load(file.read(0, file.size_bytes).decode())
+    if not isinstance(document, dict):
+        raise MissingConfig(
+            f"cannot read {path}, which stands beside the checkpoint",
+            hint="give another one with --original-config",
+            path=path,
+        )
+    return document
 
 
 def _prediction_type(params: Mapping[str, Any]) -> PredictionType | None:

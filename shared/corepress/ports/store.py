@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from corepress.domain.artifact import Blob, Digest
-from corepress.domain.stage import BlobWriter, Handle
+from corepress.domain.stage import BlobWriter, Handle, UnfinishedBlob
 
 
 class DocumentNotFound(LookupError):
@@ -83,6 +83,25 @@ class Store(Protocol):
 
         Equal digests must mean equal bytes, also where a digest is given to the commit. One that
         is known beforehand may save the store a copy.
+        """
+        ...
+
+    def can_copy(self, source: Handle) -> bool:
+        """Whether `BlobWriter.copy_range` of this file moves nothing through here."""
+        ...
+
+    def resume(
+        self, name: str, digest: Digest | None = None
+    ) -> AbstractContextManager[UnfinishedBlob]:
+        """A new blob as a stream, which may begin with what an earlier one of that name had.
+
+        Where the context is left by a failure that may pass, or the process is killed in it, a
+        store may keep what was written for the next who resumes that name. Left in any other way
+        without a commit, it is discarded.
+
+        Args:
+            name: of one content, ``a-z0-9``; an empty one is never kept.
+            digest: as for `writer`.
         """
         ...
 

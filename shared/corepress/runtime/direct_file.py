@@ -14,20 +14,28 @@ import os
 from pathlib import Path
 
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
-_BLOCK_BYTES = 4 << 20  # a multiple of every disk's own block, and large enough for its full speed
+BLOCK_BYTES = 4 << 20
+"""A multiple of every disk's own block, and large enough for its full speed."""
 
 
 class DirectFile:
     """A file that is appended to; a last incomplete block is written through the page cache."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the file, or empty it.
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        """Make the file, or empty it but for its first bytes.
+
+        Args:
+            path: of the file.
+            keep_bytes: how many of its bytes stay, a multiple of `BLOCK_BYTES`.
 
         Raises:
             OSError: it cannot be made.
         """
-        self._descriptor = _opened(path)
-        self._block = mmap.mmap(-1, _BLOCK_BYTES)  # memory of its own begins at a page
+        self._descriptor = _opened(path, 0 if keep_bytes else os.O_TRUNC)
+        if keep_bytes:
+            os.truncate(self._descriptor, keep_bytes)
+            os.lseek(self._descriptor, keep_bytes, os.SEEK_SET)
+        self._block = mmap.mmap(-1, BLOCK_BYTES)  # memory of its own begins at a page
         self._filled_bytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -38,11 +46,11 @@ class DirectFile:
         """
         rest = memoryview(data)
         while rest:
-            part = rest[: _BLOCK_BYTES - self._filled_bytes]
+            part = rest[: BLOCK_BYTES - self._filled_bytes]
             self._block[self._filled_bytes : self._filled_bytes + len(part)] = part
             self._filled_bytes += len(part)
             rest = rest[len(part) :]
-            if self._filled_bytes == _BLOCK_BYTES:
+            if self._filled_bytes == BLOCK_BYTES:
                 self._flush()
 
     def close(self) -> None:
@@ -72,8 +80,8 @@ class DirectFile:
                         raise
 
 
-def _opened(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+def _opened(path: Path, truncate: int) -> int:
+    flags = truncate | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags | _DIRECT, 0o666)
     except OSError as error:

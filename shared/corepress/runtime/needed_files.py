@@ -9,6 +9,7 @@ from typing import TypeVar
 from corepress.domain.checkpoint import ByteSource, Files, Identification, Layout
 from corepress.domain.composition import CHECKPOINT, VAE
 from corepress.identify.compose import Composition
+from corepress.identify.original_config import original_config_beside
 from corepress.identify.vae import vae_files
 
 _DOCUMENTS = ("model_index.json", "config.json", "README.md")
@@ -27,6 +28,8 @@ def needed_files(files: Files, identification: Identification) -> list[str]:
         needed |= {*component.weights.files, component.weights.index or ""}
     if identification.layout is Layout.DIFFUSERS:
         needed |= {path for path in files if PurePosixPath(path).name in _DOCUMENTS}
+    else:
+        needed |= {original_config_beside(files, path) or path for path in needed & files.keys()}
     return sorted(needed & files.keys())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.errors import StoreUnavailable
-from corepress.domain.stage import BlobWriter, Handle
+from corepress.domain.stage import BlobWriter, Handle, UnfinishedBlob
 from corepress.ports.store import BlobNotFound, Store
 
 Report = Callable[[str, float, float, str], None]
@@ -74,9 +74,19 @@ class StoreWorkspace:
         """Whether the store copies ranges on its side."""
         return self._store.copies_ranges
 
+    def can_copy(self, source: Handle) -> bool:
+        """Whether the store copies ranges of this file on its side."""
+        return self._store.can_copy(source)
+
     def create(self, digest: Digest | None = None) -> AbstractContextManager[BlobWriter]:
         """A file written as a stream."""
         return self._store.writer(digest)
+
+    def resume(
+        self, name: str, digest: Digest | None = None
+    ) -> AbstractContextManager[UnfinishedBlob]:
+        """A file written as a stream, from where an earlier writer of that name was cut off."""
+        return self._store.resume(name, digest)
 
     def progress(self, activity: str, done: float, total: float, unit: str = "B") -> None:
         """Pass a report on, unless the same activity reported a moment ago."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 import pytest
 
 from corepress.domain.artifact import Blob, Digest, sha256_digest
-from corepress.domain.errors import CorepressError, CorruptCheckpoint
+from corepress.domain.errors import CorepressError, CorruptCheckpoint, SourceUnavailable
 from corepress.ports.store import BlobNotFound, DocumentNotFound, Store
 
 OpenStore = Callable[[], Store]
@@ -109,6 +109,24 @@ def adopt_all(open_store: OpenStore, start: Path, racer: int) -> list[Blob]:
         os.utime(path, (racer, racer))
         blobs.append(store.adopt(path, sha256_digest(data)))
     return blobs
+
+
+def leave_unfinished(store: Store, data: bytes, error: BaseException) -> None:
+    """Leave a writer that can be resumed by an exception."""
+    with store.resume("download", None) as unfinished:
+        for piece in unfinished.kept():
+            assert data.startswith(piece)
+        unfinished.write(data)
+        raise error
+
+
+def resumed(store: Store, data: bytes) -> tuple[int, Blob]:
+    """Bring a blob under the name that `leave_unfinished` has; how much of it was kept."""
+    with store.resume("download", None) as unfinished:
+        kept = b"".join(unfinished.kept())
+        assert data.startswith(kept)
+        unfinished.write(data[len(kept) :])
+        return len(kept), unfinished.commit(sha256_digest(data))
 
 
 def fail_while_writing(store: Store, error: BaseException) -> None:
@@ -322,6 +340,24 @@ class StoreContract:
         store, data = open_store(), b"half" * 100_000
         assert is_absent(store, blob_of(data))
         assert content(store, bring(store, data)) == data
+
+    def test_an_unfinished_blob_goes_on_or_begins_anew(self, store: Store, other: Store) -> None:
+        data = os.urandom(9_000_000)
+        with pytest.raises(SourceUnavailable):
+            leave_unfinished(store, data[:8_900_000], SourceUnavailable("cut off"))
+        assert is_absent(other, blob_of(data))
+        _, blob = resumed(other, data)
+        assert content(store, blob) == data
+        kept_bytes, _ = resumed(store, os.urandom(100))
+        assert kept_bytes == 0
+
+    def test_what_failed_for_good_is_not_gone_on_with(self, store: Store) -> None:
+        data = os.urandom(9_000_000)
+        with pytest.raises(CorruptCheckpoint):
+            leave_unfinished(store, data[::-1], CorruptCheckpoint("another digest"))
+        kept_bytes, blob = resumed(store, data)
+        assert kept_bytes == 0
+        assert content(store, blob) == data
 
     @pytest.mark.parametrize("missing", [1, -1])
     def test_a_blob_of_another_size_is_absent(self, store: Store, missing: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from corepress.adapters.embedded.linked import guard_path, is_guard, is_unchanged
 
 _JOB_LIFETIME_S = 7 * 24 * 3600.0
+_PARTIAL_LIFETIME_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class _Kept:
 
 
 def prune(root: Path, limit_bytes: int) -> int:
-    """Forget blobs until the rest fit, and the records of jobs older than a week.
+    """Forget blobs until the rest fit, and jobs and unfinished downloads that are old.
 
     An action whose blobs are gone counts as not done. A user's file that is linked to takes no
     room as long as the user has it. The caller holds the store's lock, so nothing is in use.
@@ -40,9 +41,10 @@ def prune(root: Path, limit_bytes: int) -> int:
         if blob.size_bytes:
             _forget(blob.path)
             forgotten_bytes += blob.size_bytes
-    for job in (root / "jobs").iterdir():
-        if time.time() - job.stat().st_mtime > _JOB_LIFETIME_S:
-            shutil.rmtree(job)
+    for job in _older(root / "jobs", _JOB_LIFETIME_S):
+        shutil.rmtree(job)
+    for download in _older(root / "partial", _PARTIAL_LIFETIME_S):
+        download.unlink()
     return forgotten_bytes
 
 
@@ -54,6 +56,10 @@ def clear_leftovers(root: Path) -> None:
     for folder in ("tmp", "leases"):
         shutil.rmtree(root / folder, ignore_errors=True)
         (root / folder).mkdir(exist_ok=True)
+
+
+def _older(folder: Path, age_s: float) -> list[Path]:
+    return [path for path in folder.iterdir() if time.time() - path.stat().st_mtime > age_s]
 
 
 def _blobs(folder: Path) -> Iterator[_Kept]:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from corepress.adapters.embedded.linked import (
@@ -28,13 +28,14 @@ from corepress.domain.artifact import Blob, Digest
 from corepress.domain.errors import (
     CorepressError,
     DiskFull,
+    PermanentError,
     SourceUnavailable,
     StoreUnavailable,
 )
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
 from corepress.runtime.clone import clone, clone_over
-from corepress.runtime.direct_file import DirectFile
+from corepress.runtime.direct_file import BLOCK_BYTES, DirectFile
 from corepress.runtime.failures import is_disk_full
 from corepress.runtime.files import LocalFile
 
@@ -47,7 +48,7 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         with _translated(self.root):
-            for folder in ("actions", "blobs", "jobs", "leases", "tmp"):
+            for folder in ("actions", "blobs", "jobs", "leases", "partial", "tmp"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     @property
@@ -110,6 +111,10 @@ class FolderStore:
             expected = recorded_stamp(path)
         return LocalFile(path) if expected is None else LinkedFile(path, expected)
 
+    def can_copy(self, source: Handle) -> bool:  # noqa: ARG002
+        """No: a file's ranges are read and written."""
+        return False
+
     @contextmanager
     def writer(self, digest: Digest | None = None) -> Iterator[FolderBlobWriter]:  # noqa: ARG002
         """A new blob as a stream."""
@@ -120,6 +125,32 @@ class FolderStore:
         finally:
             writer.close()
             temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def resume(
+        self,
+        name: str,
+        digest: Digest | None = None,  # noqa: ARG002
+    ) -> Iterator[FolderBlobWriter]:
+        """A new blob as a stream, from the last whole block of an earlier one of that name."""
+        path = self.root / "partial" / name
+        with ExitStack() as held:
+            with _translated(self.root):
+                is_ours = name and _lock(path, held)
+            if not is_ours:
+                yield held.enter_context(self.writer())
+                return
+            writer = FolderBlobWriter(self, path, path.stat().st_size // BLOCK_BYTES * BLOCK_BYTES)
+            keep = False
+            try:
+                yield writer
+            except BaseException as error:
+                keep = not isinstance(error, PermanentError | DiskFull)
+                raise
+            finally:
+                writer.close()
+                if not keep:
+                    path.unlink(missing_ok=True)
 
     def add(self, path: Path) -> Blob:
         """Take a finished local file over under its sha256."""
@@ -204,11 +235,18 @@ class FolderStore:
 class FolderBlobWriter:
     """A blob being written, which is hashed where no digest is given to its commit."""
 
-    def __init__(self, store: FolderStore, temporary: Path) -> None:
+    def __init__(self, store: FolderStore, temporary: Path, kept_bytes: int = 0) -> None:
         self._store = store
         self._temporary = temporary
+        self._kept_bytes = kept_bytes
         with _translated(store.root):
-            self._file = DirectFile(temporary)
+            self._file = DirectFile(temporary, kept_bytes)
+
+    def kept(self) -> Iterator[bytes]:
+        """What the file begins with."""
+        file = LocalFile(self._temporary)
+        for start in range(0, self._kept_bytes, _CHUNK_BYTES):
+            yield file.read(start, min(_CHUNK_BYTES, self._kept_bytes - start))
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
@@ -242,6 +280,17 @@ class FolderBlobWriter:
         """Close the file; what was not committed is discarded by the store."""
         with suppress(OSError):  # what could not be written is not wanted any more
             self._file.close()
+
+
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Take a file for this process until the stack ends; False where another has it."""
+    file = held.enter_context(path.open("ab"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # who had it may have moved it away before it was locked here
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _share(source: Path, target: Path) -> bool:

@@ -48,8 +48,13 @@ class S3Location:
     path_style: bool = True
 
 
-def open_client(location: S3Location) -> Any:
-    """A client, to be used by any number of threads."""
+def open_client(location: S3Location, attempts: int = 4) -> Any:
+    """A client, to be used by any number of threads.
+
+    Args:
+        location: of the server.
+        attempts: how often it asks before it gives up.
+    """
     return boto3.session.Session().client(
         "s3",
         endpoint_url=location.endpoint,
@@ -57,7 +62,7 @@ def open_client(location: S3Location) -> Any:
         verify=location.ca,
         config=Config(
             s3={"addressing_style": "path" if location.path_style else "virtual"},
-            retries={"mode": "standard", "max_attempts": 4},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=10,
             read_timeout=60,
             max_pool_connections=32,

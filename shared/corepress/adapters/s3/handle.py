@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from corepress.adapters.s3.client import S3Location, is_absent, retrying, translated
 from corepress.adapters.s3.read_ahead import ReadAhead
 from corepress.domain.artifact import Digest
-from corepress.domain.errors import CorruptCheckpoint, StoreUnavailable
+from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable, StoreUnavailable
 from corepress.ports.store import BlobNotFound
 
 _PIECE_BYTES = 16 << 20
@@ -33,6 +33,7 @@ class S3Handle:
         digest: what downloads are held to and kept under; None for an object that is only read.
         cache: the folder where they are kept.
         ahead: serves reads in small steps; None for an object that is read in large ones.
+        etag: of the version that is meant, where the object may be replaced.
     """
 
     def __init__(
@@ -44,14 +45,20 @@ class S3Handle:
         digest: Digest | None = None,
         cache: Path | None = None,
         ahead: ReadAhead | None = None,
+        etag: str | None = None,
     ) -> None:
         self.location = location
+        self.etag = etag
         self.key = key
         self.size_bytes = size_bytes
         self._client = client
         self._digest = digest
         self._cache = cache
         self._ahead = ahead
+
+    def is_on_server_of(self, client: Any) -> bool:
+        """Whether a client's server has this object, too, and can copy it."""
+        return bool(self._client.meta.endpoint_url == client.meta.endpoint_url)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Exactly ``size_bytes`` bytes from ``offset``.
@@ -85,6 +92,27 @@ class S3Handle:
             finally:
                 temporary.unlink(missing_ok=True)
         return path
+
+    def refuse_replaced(self) -> None:
+        """Look whether the object is still the version that is meant, if one is.
+
+        Not every server heeds a condition on a copy, as radosgw doesn't.
+
+        Raises:
+            SourceUnavailable: it is another, or gone.
+        """
+        if self.etag is not None and retrying(self._current_etag) != self.etag:
+            raise SourceUnavailable(f"{self.key} was replaced while it was copied", path=self.key)
+
+    def _current_etag(self) -> str | None:
+        with translated(self.location):
+            try:
+                head = self._client.head_object(Bucket=self.location.bucket, Key=self.key)
+            except ClientError as error:
+                if is_absent(error):
+                    return None
+                raise
+        return str(head["ETag"])
 
     def delete(self) -> None:
         """Remove the object."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -112,6 +112,10 @@ class S3Store:
             self._ahead,
         )
 
+    def can_copy(self, source: Handle) -> bool:
+        """Whether it is an object on the same server."""
+        return isinstance(source, S3Handle) and source.is_on_server_of(self._client)
+
     @contextmanager
     def writer(self, digest: Digest | None = None) -> Iterator[S3BlobWriter]:
         """A new blob as a stream; one whose digest is known is uploaded to its place at once."""
@@ -120,6 +124,14 @@ class S3Store:
             yield writer
         finally:
             writer.close()
+
+    def resume(
+        self,
+        name: str,  # noqa: ARG002
+        digest: Digest | None = None,
+    ) -> AbstractContextManager[S3BlobWriter]:
+        """A new blob as a stream, from its beginning."""
+        return self.writer(digest)
 
     def add(self, path: Path) -> Blob:
         """Take a finished local file over under its sha256."""

@@ -41,6 +41,7 @@ class Upload:
         self._range: tuple[S3Handle, int, int] | None = None
         self._pool = ThreadPoolExecutor(_CONNECTIONS)
         self._parts: list[Future[str]] = []
+        self._copied: dict[str, S3Handle] = {}
 
     @property
     def has_begun(self) -> bool:
@@ -63,7 +64,11 @@ class Upload:
         self._range = source, offset, size_bytes
 
     def complete(self) -> None:
-        """Make the object appear, whole; another one under its key is replaced."""
+        """Make the object appear, whole; another one under its key is replaced.
+
+        Raises:
+            SourceUnavailable: what was copied is not the version that was meant.
+        """
         self._place_range()
         if not self._parts:
             body = bytes(self._buffer)
@@ -73,6 +78,8 @@ class Upload:
         if self._buffer:
             self._send(bytes(self._buffer))
         tags = [part.result() for part in self._parts]
+        for source in self._copied.values():
+            source.refuse_replaced()
         parts = [{"ETag": tag, "PartNumber": n} for n, tag in enumerate(tags, start=1)]
         self._call(
             lambda: self._client.complete_multipart_upload(
@@ -133,6 +140,7 @@ class Upload:
         )
 
     def _send_range(self, source: S3Handle, offset: int, size_bytes: int) -> None:
+        self._copied.setdefault(source.key, source)
         self._begin(
             lambda number: self._client.upload_part_copy(
                 **self._object,

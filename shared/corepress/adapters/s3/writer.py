@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
@@ -55,7 +56,7 @@ class S3BlobWriter:
 
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
         """Append a range of a stored file; of one on the same server, without moving it here."""
-        if isinstance(source, S3Handle) and source.location.endpoint == self._location.endpoint:
+        if isinstance(source, S3Handle) and source.is_on_server_of(self._client):
             self._passes = False
             self._upload.copy(source, offset, size_bytes)
             self._size_bytes += size_bytes
@@ -74,6 +75,10 @@ class S3BlobWriter:
         if digest is None or digest != self._digest:
             digest = self._moved(digest)
         return Blob(digest, self._size_bytes)
+
+    def kept(self) -> Iterator[bytes]:
+        """Nothing: the parts of an unfinished upload cannot be read back to be hashed."""
+        yield from ()
 
     def close(self) -> None:
         """Discard what was not committed."""
