@@ -180,7 +180,7 @@ def _document(request: JobRequest, message_id: str) -> dict[str, Any]:
     whole: dict[str, Any] = TypeAdapter(JobRequest).dump_python(
         request, mode="json", exclude_defaults=True
     )
-    options = whole.pop("options", {})
+    options: dict[str, Any] = whole.pop("options", {})
     return whole | options | ({"id": message_id} if message_id else {})
 
 
