@@ -70,6 +70,25 @@ def submit(
     publish_ready(store, bus, job, after=None)
 
 
+def is_open(store: Store, job: str) -> bool:
+    """Whether a job was written down."""
+    try:
+        store.get(document_key(job, "opening"))
+    except DocumentNotFound:
+        return False
+    return True
+
+
+def publish_opening(store: Store, bus: Bus, job: str) -> None:
+    """Send a job's first messages, unless its work has begun: whoever opened it may have died.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    if result(store, job) is None and not steps(store, job):
+        publish_ready(store, bus, job, after=None)
+
+
 def done_before(
     store: Store,
     stages: Mapping[str, Stage],
