@@ -7,7 +7,9 @@ from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob, canonical_json
 from corepress.domain.bundle import MANIFEST, RESOURCES
+from corepress.domain.plan import Node, publish_step
 from corepress.ports.store import Store
+from corepress.runtime import jobs
 
 SOURCE = {"uri": "https://models.example/one.safetensors", "sha256": "1" * 64}
 
@@ -16,6 +18,17 @@ def kept(store: Store, data: bytes) -> Blob:
     with store.writer() as writer:
         writer.write(data)
         return writer.commit()
+
+
+def known_job(store: Store, job: str, build: str = "original") -> str:
+    """A job whose one build is made of one action."""
+    made = Node("convert-unet", "convert", {})
+    node = Node(publish_step(build), "publish", {}, inputs={"model/unet": (made.id, "package")})
+    opening = canonical_json([made.document(), node.document()])
+    store.create(jobs.document_key(job, "opening"), opening)
+    step = canonical_json({"action": f"action-of-{job}"})
+    store.create(jobs.document_key(job, f"steps/{made.id}"), step)
+    return job
 
 
 def manifest(

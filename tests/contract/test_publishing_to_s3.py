@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from publishing_support import SOURCE, bundle
+from publishing_support import SOURCE, bundle, known_job
 from s3_server import new_bucket
 
 from corepress.adapters.s3.client import S3Location, open_client
@@ -57,7 +57,7 @@ def page(store: S3Store) -> list[tuple[str, str]]:
 
 def test_a_bundle_is_readable_under_its_files_names(store: S3Store, publisher: S3Publisher) -> None:
     one = bundle(store, b"weights")
-    publisher.publish("job-1", "one", "original", one)
+    publisher.publish(known_job(store, "job-1"), "one", "original", one)
     version = version_of(one)
     assert set(published(store)) == {"latest.json", *(f"{version}/{path}" for path in one.files)}
     key = f"published/one/original/{version}/Resources/Unet.mlpackage/weight.bin"
@@ -65,15 +65,16 @@ def test_a_bundle_is_readable_under_its_files_names(store: S3Store, publisher: S
     (entry,) = catalogue.publications(store)
     assert (entry.name, entry.build, entry.number) == ("one", "original", 1)
     assert (entry.version, entry.job, entry.source) == (version, "job-1", SOURCE)
+    assert entry.steps == {"convert-unet": "action-of-job-1"}
     assert entry.path == f"published/one/original/{version}/"
     assert page(store) == [("one", version)]
 
 
 def test_published_again_nothing_changes(store: S3Store, publisher: S3Publisher) -> None:
     one = bundle(store, b"weights")
-    publisher.publish("job-1", "one", "original", one)
+    publisher.publish(known_job(store, "job-1"), "one", "original", one)
     before = {key: store.get(key) for key in (*store.keys("published/"), *store.keys("catalogue"))}
-    publisher.publish("job-2", "one", "original", one)
+    publisher.publish(known_job(store, "job-2"), "one", "original", one)
     after = {key: store.get(key) for key in (*store.keys("published/"), *store.keys("catalogue"))}
     assert after == before
 
@@ -82,10 +83,10 @@ def test_an_older_bundle_published_again_is_not_the_latest(
     store: S3Store, publisher: S3Publisher
 ) -> None:
     old, new = bundle(store, b"old"), bundle(store, b"new")
-    publisher.publish("job-1", "one", "original", old)
+    publisher.publish(known_job(store, "job-1"), "one", "original", old)
     assert latest(store) == version_of(old)
-    publisher.publish("job-2", "one", "original", new)
-    publisher.publish("job-1", "one", "original", old)
+    publisher.publish(known_job(store, "job-2"), "one", "original", new)
+    publisher.publish(known_job(store, "job-1"), "one", "original", old)
     assert latest(store) == version_of(new)
     assert [entry.version for entry in catalogue.versions(store, "one", "original")] == [
         version_of(old),
@@ -99,20 +100,24 @@ def test_large_files_are_copied_in_parts(
     monkeypatch.setattr("corepress.adapters.s3.published._COPIED_WHOLE_BYTES", 8 * MIB)
     weights = os.urandom(20 * MIB)
     large = bundle(store, weights)
-    publisher.publish("job-1", "one", "original", large)
+    publisher.publish(known_job(store, "job-1"), "one", "original", large)
     prefix = f"published/one/original/{version_of(large)}/"
     assert store.get(f"{prefix}Resources/Unet.mlpackage/weight.bin") == weights
 
 
 def test_a_name_belongs_to_the_source_that_took_it(store: S3Store, publisher: S3Publisher) -> None:
-    publisher.publish("job-1", "one", "original", bundle(store, b"1"))
+    publisher.publish(known_job(store, "job-1"), "one", "original", bundle(store, b"1"))
     other = {"uri": "https://models.example/two.safetensors", "sha256": "2" * 64}
     with pytest.raises(NameTaken, match=r"one\.safetensors"):
-        publisher.publish("job-2", "one", "small", bundle(store, b"2", other))
+        publisher.publish(
+            known_job(store, "job-2", "small"), "one", "small", bundle(store, b"2", other)
+        )
     assert published(store, "one/small") == []
-    publisher.publish("job-3", "two", "small", bundle(store, b"2", other))
+    publisher.publish(
+        known_job(store, "job-3", "small"), "two", "small", bundle(store, b"2", other)
+    )
     newer = bundle(store, b"3", SOURCE | {"sha256": "3" * 64})
-    publisher.publish("job-4", "one", "original", newer)
+    publisher.publish(known_job(store, "job-4"), "one", "original", newer)
     assert latest(store) == version_of(newer)
 
 
@@ -124,7 +129,7 @@ def test_what_the_store_lost_is_not_published(
     key = f"{location.prefix}blobs/{kind}/{value[:2]}/{value}"
     open_client(location).delete_object(Bucket=location.bucket, Key=key)
     with pytest.raises(StoreUnavailable, match="no longer has"):
-        publisher.publish("job-1", "one", "original", one)
+        publisher.publish(known_job(store, "job-1"), "one", "original", one)
     assert catalogue.publications(store) == []
 
 
@@ -142,9 +147,10 @@ def at_once(calls: list[Callable[[], Any]]) -> None:
 
 def publish_all(location: S3Location, cache: Path, bundles: list[tuple[str, Artifact]]) -> None:
     """What one host publishes."""
-    publisher = S3Publisher(S3Store(location, cache), SystemClock())
+    store = S3Store(location, cache)
+    publisher = S3Publisher(store, SystemClock())
     for name, each in bundles:
-        publisher.publish(f"job-{name}", name, "original", each)
+        publisher.publish(known_job(store, f"job-{name}"), name, "original", each)
 
 
 def test_publishers_at_the_same_moment_lose_nothing(
@@ -173,10 +179,10 @@ def test_publishers_at_the_same_moment_lose_nothing(
 
 def test_a_page_that_was_overwritten_is_made_whole(store: S3Store, publisher: S3Publisher) -> None:
     one, two = bundle(store, b"1"), bundle(store, b"2")
-    publisher.publish("job-1", "one", "original", one)
+    publisher.publish(known_job(store, "job-1"), "one", "original", one)
     outdated = store.get("catalogue.json")
-    publisher.publish("job-2", "two", "original", two)
+    publisher.publish(known_job(store, "job-2"), "two", "original", two)
     store.put("catalogue.json", outdated)
     assert {entry.name for entry in catalogue.publications(store)} == {"one", "two"}
-    publisher.publish("job-2", "two", "original", two)
+    publisher.publish(known_job(store, "job-2"), "two", "original", two)
     assert sorted(page(store)) == [("one", version_of(one)), ("two", version_of(two))]

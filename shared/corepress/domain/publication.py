@@ -26,6 +26,7 @@ class Publication:
         source: ``uri`` and ``sha256``.
         components: by name ``sha256``, ``bytes``, ``precision``, ``psnr_db`` and ``toolchain``.
         toolchain: the versions that made the bundle.
+        steps: the actions it was made of, by the ids of the job's nodes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Publication:
     source: Mapping[str, str]
     components: Mapping[str, Mapping[str, Any]]
     toolchain: Mapping[str, str]
+    steps: Mapping[str, str]
     schema: str = SCHEMA
 
     @property

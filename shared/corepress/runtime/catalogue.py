@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from corepress.domain.artifact import Artifact, canonical_json
 from corepress.domain.errors import NameTaken
+from corepress.domain.plan import publish_step
 from corepress.domain.publication import (
     SCHEMA,
     Publication,
@@ -28,7 +29,7 @@ from corepress.domain.publication import (
 )
 from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
-from corepress.runtime import leases
+from corepress.runtime import jobs, leases
 
 PAGE = "catalogue.json"
 _ENTRIES = "catalogue/entries/"
@@ -82,6 +83,9 @@ def enter(
 
     Returns:
         its entry; that of the first publication where it was published before.
+
+    Raises:
+        InvalidRequest: there is no such job.
     """
     version = version_of(bundle)
     while True:
@@ -91,7 +95,8 @@ def enter(
                 break
         else:
             number = known[-1].number + 1 if known else 1
-            entry = _entry(clock, job, name, build, number, bundle, manifest)
+            made_of = jobs.made_of(store, job, publish_step(build))
+            entry = _entry(clock, job, name, build, number, bundle, manifest, made_of)
             if not store.create(_key(name, build, number), _ADAPTER.dump_json(entry)):
                 continue  # another publisher was first
         break
@@ -167,6 +172,7 @@ def _entry(
     number: int,
     bundle: Artifact,
     manifest: Mapping[str, Any],
+    steps: Mapping[str, str],
 ) -> Publication:
     return Publication(
         name=name,
@@ -187,6 +193,7 @@ def _entry(
             for component, facts in manifest["components"].items()
         },
         toolchain=manifest["toolchain"],
+        steps=steps,
     )
 
 

@@ -168,6 +168,25 @@ def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def made_of(store: Store, job: str, node_id: str) -> dict[str, str]:
+    """The actions of all steps that a node needs, directly or not, by node id.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    needs = {node.id: node.needs for node in nodes_of(store, job)}
+    found: set[str] = set()
+    pending = set(needs.get(node_id, ()))
+    while pending:
+        found |= pending
+        pending = {each for node in pending for each in needs.get(node, ())} - found
+    return {
+        node: step["action"]
+        for node, step in steps(store, job).items()
+        if node in found and "action" in step
+    }
+
+
 def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
     """The roles of a job's checkpoints, and the nodes that normalize them."""
     return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]

@@ -14,7 +14,7 @@ _JOB_LIFETIME_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class StoredBlob:
     """A blob: when it was last used, and what forgetting it would free."""
 
     path: Path
@@ -31,14 +31,14 @@ def prune(root: Path, limit_bytes: int) -> int:
     Returns:
         The bytes forgotten.
     """
-    blobs = sorted(_blobs(root / "blobs"), key=lambda blob: blob.used_ns)
+    blobs = sorted(stored_blobs(root / "blobs"), key=lambda blob: blob.used_ns)
     excess_bytes = sum(blob.size_bytes for blob in blobs) - limit_bytes
     forgotten_bytes = 0
     for blob in blobs:
         if forgotten_bytes >= excess_bytes:
             break
         if blob.size_bytes:
-            _forget(blob.path)
+            forget(blob.path)
             forgotten_bytes += blob.size_bytes
     for job in (root / "jobs").iterdir():
         if time.time() - job.stat().st_mtime > _JOB_LIFETIME_S:
@@ -56,21 +56,24 @@ def clear_leftovers(root: Path) -> None:
         (root / folder).mkdir(exist_ok=True)
 
 
-def _blobs(folder: Path) -> Iterator[_Kept]:
+def stored_blobs(folder: Path) -> Iterator[StoredBlob]:
     """The blobs; those that count as gone are removed on the way."""
     for path in folder.rglob("*"):
         if not path.is_file() or is_guard(path):
             continue
         if not is_unchanged(path):
-            _forget(path)
+            forget(path)
             continue
         stat, guard = path.stat(), guard_path(path)
         if guard.exists():
-            yield _Kept(path, guard.stat().st_atime_ns, stat.st_size if stat.st_nlink == 1 else 0)
+            yield StoredBlob(
+                path, guard.stat().st_atime_ns, stat.st_size if stat.st_nlink == 1 else 0
+            )
         else:
-            yield _Kept(path, stat.st_atime_ns, stat.st_size)
+            yield StoredBlob(path, stat.st_atime_ns, stat.st_size)
 
 
-def _forget(blob: Path) -> None:
-    blob.unlink()
+def forget(blob: Path) -> None:
+    """Remove a blob."""
+    blob.unlink(missing_ok=True)
     guard_path(blob).unlink(missing_ok=True)  # last: a link without it could be changed unseen

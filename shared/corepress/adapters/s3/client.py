@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import boto3
@@ -76,6 +77,16 @@ def is_absent(error: ClientError) -> bool:
 def is_taken(error: ClientError) -> bool:
     """Whether an answer refuses a conditional write."""
     return _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+
+
+def server_time_s(answer: Mapping[str, Any]) -> float:
+    """When a server sent an answer, by its own clock: seconds since 1970."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+
+
+def age_s(head: Mapping[str, Any]) -> float:
+    """How long ago the object that an answer describes was written."""
+    return server_time_s(head) - float(head["LastModified"].timestamp())
 
 
 @contextmanager
