@@ -191,6 +191,12 @@ class OutputConflict(PermanentError):
     code = "output-conflict"
 
 
+class NameTaken(PermanentError):
+    """A published name that belongs to another source."""
+
+    code = "name-taken"
+
+
 class VerificationFailed(PermanentError):
     """A build that differs from its checkpoint by more than the recipe allows."""
 

@@ -221,7 +221,7 @@ class Worker:
         if self._publisher is not None and outputs is not None:
             build = work.node.removeprefix("publish-")
             name = work.task.parameters["name"]
-            self._publisher.publish(name, build, outputs.artifacts["bundle"])
+            self._publisher.publish(work.job, name, build, outputs.artifacts["bundle"])
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)
