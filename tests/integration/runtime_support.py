@@ -82,8 +82,8 @@ class RecordingBus(MemoryBus):
         super().__init__(broker)
         self.sent: list[bytes] = []
 
-    def publish(self, stage: str, body: bytes) -> None:
-        super().publish(stage, body)
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:
+        super().publish(stage, body, priority)
         self.sent.append(body)
 
 

@@ -228,6 +228,13 @@ class CompilationFailed(PermanentError):
     code = "compilation-failed"
 
 
+class Deadly(PermanentError):
+    """Nobody who worked on this step lived to tell: it is not tried again by itself."""
+
+    code = "deadly-step"
+    exit_code = ExitCode.OUTSIDE
+
+
 class Cancelled(PermanentError):
     """Somebody cancelled the job."""
 
