@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.s3.client import S3Location
@@ -16,7 +19,7 @@ from corepress.adapters.s3.store import S3Store
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import Recipe
-from corepress.domain.stage import Task
+from corepress.domain.stage import Stage, Task
 from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import NodeRef
 from corepress.runtime import jobs
@@ -26,6 +29,7 @@ from corepress.runtime.workspace import StoreWorkspace
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
+import synthetic_stages
 from synthetic_stages import STAGES
 
 DAY_S = 86_400.0
@@ -46,13 +50,14 @@ class Silence:
 class Here:
     """Runs the synthetic stages in this process."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, stages: Mapping[str, Stage]) -> None:
         self._store = store
+        self._stages = stages
 
     def run(self, task: Task, progress: ProgressCallback) -> Run:
         with tempfile.TemporaryDirectory() as scratch:
             workspace = StoreWorkspace(self._store, Path(scratch), progress)
-            return Run(STAGES[task.stage].run(task, workspace), 0.0, 0)
+            return Run(self._stages[task.stage].run(task, workspace), 0.0, 0)
 
     def interrupt(self) -> None: ...
 
@@ -68,12 +73,12 @@ class Fleet:
         self.root = root
         self.worker = self.worker_on(self.store)
 
-    def worker_on(self, store: S3Store) -> Worker:
+    def worker_on(self, store: S3Store, stages: Mapping[str, Stage] = STAGES) -> Worker:
         return Worker(
             store,
             self.bus,
-            STAGES,
-            Here(store),
+            stages,
+            Here(store, stages),
             CLOCK,
             Silence(),
             owner="worker",
@@ -81,11 +86,17 @@ class Fleet:
             publisher=S3Publisher(store, CLOCK),
         )
 
-    def submit(self, name: str, **deeds: list[str]) -> str:
+    def upgrade(self, monkeypatch: pytest.MonkeyPatch, **toolchain: str) -> None:
+        """Give the worker other tools to convert with."""
+        monkeypatch.setattr(synthetic_stages, "TOOLCHAIN", toolchain)
+        convert = replace(STAGES["convert"], toolchain=tuple(toolchain.values()))
+        self.worker = self.worker_on(self.store, {**STAGES, "convert": convert})
+
+    def submit(self, name: str, recipes: tuple[Recipe, ...] = (RECIPE,), **deeds: list[str]) -> str:
         script = deeds | {"journal": str(self.root / f"{name}.journal")}
         source = {"uri": "file:///script", "fingerprint": {}, "script": script}
         jobs.submit(
-            self.store, self.bus, name, JobRequest("x", (RECIPE,), name), {CHECKPOINT: source}
+            self.store, self.bus, name, JobRequest("x", recipes, name), {CHECKPOINT: source}
         )
         return name
 

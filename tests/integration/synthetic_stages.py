@@ -44,6 +44,10 @@ FACTS: dict[str, Any] = {
 }
 
 
+TOOLCHAIN = {"coremltools": "8.3.0"}
+"""What conversions say they were made with."""
+
+
 class Script:
     """What the steps of a job shall do, and what they did."""
 
@@ -167,7 +171,8 @@ def convert(task: Task, workspace: Workspace) -> Outputs:
     path = workspace.scratch / "weight.bin"
     path.write_text(component)
     package = Artifact({f"{component}.mlpackage/weight.bin": workspace.keep(path)})
-    return Outputs({"package": package}, {"precision": task.parameters["precision"]})
+    facts = {"precision": task.parameters["precision"], "toolchain": dict(TOOLCHAIN)}
+    return Outputs({"package": package}, facts)
 
 
 def publish(task: Task, workspace: Workspace) -> Outputs:
@@ -187,8 +192,21 @@ def manifest_of(task: Task) -> dict[str, Any]:
         "sizes": [],
         "recipe": {"name": recipe["name"]},
         "source": {"uri": f"s3://sources/{name}", "sha256": sha256(name.encode()).hexdigest()},
-        "components": {},
-        "toolchain": {},
+        "components": {
+            model: {
+                "sha256": artifact.identity.removeprefix("sha256:"),
+                "bytes": artifact.size_bytes,
+                "precision": task.parameters["facts"][model]["precision"],
+                "psnr_db": {"output": {"conversion": 100.0, "weights": 70.0}},
+                "toolchain": task.parameters["facts"][model]["toolchain"],
+            }
+            for model, artifact in (
+                (name.removeprefix("model/"), artifact)
+                for name, artifact in task.inputs.items()
+                if name.startswith("model/")
+            )
+        },
+        "toolchain": dict(TOOLCHAIN),
         "licence": None,
     }
 

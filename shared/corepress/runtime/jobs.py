@@ -38,8 +38,21 @@ class JobResult:
     errors: Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a job before it begins: its plan, and actions that did some of its steps."""
+
+    plan: Sequence[Node]
+    done: Mapping[str, str]
+
+
 def submit(
-    store: Store, bus: Bus, job: str, request: JobRequest, sources: Mapping[str, Mapping[str, Any]]
+    store: Store,
+    bus: Bus,
+    job: str,
+    request: JobRequest,
+    sources: Mapping[str, Mapping[str, Any]],
+    prepared: Prepared | None = None,
 ) -> None:
     """Write the job down and send its first message.
 
@@ -47,6 +60,7 @@ def submit(
         job: a name of its own.
         request: what is asked for.
         sources: the resolved sources by role, see the fetch stage.
+        prepared: where not all of the job is to be done.
 
     Raises:
         InvalidRequest: something in it is no JSON, such as a name that is no Unicode, or two of
@@ -55,6 +69,10 @@ def submit(
     nodes = opening_nodes(request, sources)
     opening = _written([node.document() for node in nodes])
     write_request(store, job, request)
+    if prepared is not None:
+        _write_plan(store, job, prepared.plan)
+        for node, action in prepared.done.items():
+            store.create(document_key(job, f"steps/{node}"), canonical_json({"action": action}))
     store.create(document_key(job, "opening"), opening)
     publish_ready(store, bus, job, None, request.priority)
 
@@ -71,6 +89,10 @@ def write_request(store: Store, job: str, request: JobRequest) -> None:
         raise InvalidRequest(
             f"there is another job called {job}", hint="choose another name for it", path="job"
         )
+
+
+def _write_plan(store: Store, job: str, nodes: Sequence[Node]) -> None:
+    store.create(document_key(job, "plan"), canonical_json([node.document() for node in nodes]))
 
 
 def _written(document: Any) -> bytes:
@@ -121,7 +143,7 @@ def done_before(
             done[node.id] = outputs
             if node.id == _BASE:
                 nodes += build_nodes(
-                    request, {role: done[step].facts for role, step in _normalizing(request)}
+                    request, {role: done[step].facts for role, step in normalizing(request)}
                 )
     return set(done)
 
@@ -150,10 +172,9 @@ def complete(
         settled = {**steps(store, job), node.id: {"action": action}}
         facts = {
             role: _outputs(store, settled[step]["action"]).facts
-            for role, step in _normalizing(request)
+            for role, step in normalizing(request)
         }
-        nodes = build_nodes(request, facts)
-        store.create(document_key(job, "plan"), canonical_json([n.document() for n in nodes]))
+        _write_plan(store, job, build_nodes(request, facts))
     _settle(store, bus, job, node_id, {"action": action}, priority)
 
 
@@ -203,7 +224,7 @@ def made_of(store: Store, job: str, node_id: str) -> dict[str, str]:
     }
 
 
-def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
+def normalizing(request: JobRequest) -> list[tuple[str, str]]:
     """The roles of a job's checkpoints, and the nodes that normalize them."""
     return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
 
@@ -277,6 +298,21 @@ def nodes_of(store: Store, job: str) -> list[Node]:
     with suppress(DocumentNotFound):  # not normalized yet, or never will be
         documents += json.loads(store.get(document_key(job, "plan")))
     return [Node.from_document(document) for document in documents]
+
+
+def sources_of(store: Store, job: str) -> dict[str, Mapping[str, Any]]:
+    """A job's resolved sources by role, as they were submitted.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for node in nodes_of(store, job):
+        if node.stage == "fetch":
+            role = node.id.removeprefix("fetch").removeprefix("-") or CHECKPOINT
+            sources = {key: of for key, of in node.parameters.items() if key != "options"}
+            found |= sources if role == CHECKPOINT else {role: sources[CHECKPOINT]}
+    return found
 
 
 def request_of(store: Store, job: str) -> JobRequest:
