@@ -14,6 +14,7 @@ from secrets import token_hex
 from filelock import FileLock, Timeout
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
+from corepress.adapters.embedded.inventory import FolderInventory
 from corepress.adapters.embedded.pruning import clear_leftovers, prune
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import StoreBusy
@@ -48,10 +49,8 @@ def stage_loaders() -> dict[str, Callable[[], Stage]]:
 
 
 @contextmanager
-def embedded_pipeline(
-    state: Path, cache_limit_bytes: int, telemetry: Telemetry
-) -> Iterator[Pipeline]:
-    """Everything that `corepress run` needs, in one folder and under its lock.
+def locked_store(state: Path) -> Iterator[tuple[FolderStore, FolderInventory]]:
+    """The store in a folder, under its lock.
 
     Raises:
         StoreBusy: another process works in this folder.
@@ -66,6 +65,19 @@ def embedded_pipeline(
             path=str(state),
         ) from None
     with lock:
+        yield store, FolderInventory(state)
+
+
+@contextmanager
+def embedded_pipeline(
+    state: Path, cache_limit_bytes: int, telemetry: Telemetry
+) -> Iterator[Pipeline]:
+    """Everything that `corepress run` needs, in one folder and under its lock.
+
+    Raises:
+        StoreBusy: another process works in this folder.
+    """
+    with locked_store(state) as (store, _):
         clear_leftovers(state)
         clock = SystemClock()
         stages = _declared_stages()

@@ -93,12 +93,16 @@ class Fleet:
         self.worker = self.worker_on(self.store, {**STAGES, "convert": convert})
 
     def submit(self, name: str, recipes: tuple[Recipe, ...] = (RECIPE,), **deeds: list[str]) -> str:
+        return self.open(name, JobRequest("x", recipes, name), self.script(name, **deeds))
+
+    def script(self, name: str, **deeds: list[str]) -> dict[str, Any]:
+        """A source that says what steps do, and where they write that they did."""
         script = deeds | {"journal": str(self.root / f"{name}.journal")}
-        source = {"uri": "file:///script", "fingerprint": {}, "script": script}
-        jobs.submit(
-            self.store, self.bus, name, JobRequest("x", recipes, name), {CHECKPOINT: source}
-        )
-        return name
+        return {"uri": "file:///script", "fingerprint": {}, "script": script}
+
+    def open(self, job: str, request: JobRequest, source: Mapping[str, Any]) -> str:
+        jobs.submit(self.store, self.bus, job, request, {CHECKPOINT: source})
+        return job
 
     def finish(self, job: str, between: Callable[[], Any] = lambda: None) -> jobs.JobResult:
         while (result := jobs.result(self.store, job)) is None:

@@ -6,9 +6,12 @@ import logging
 
 import click
 
+from corepress.cli.catalogue import catalogue
 from corepress.cli.doctor import doctor
+from corepress.cli.gc import gc
 from corepress.cli.inspect import inspect
 from corepress.cli.normalize import normalize
+from corepress.cli.rebuild import rebuild_command
 from corepress.cli.recipes import recipes
 from corepress.cli.run import run
 from corepress.cli.verify import verify
@@ -29,4 +32,6 @@ def main() -> None:
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 for _command in (inspect, normalize, run, verify, recipes, doctor):
+    main.add_command(_command)
+for _command in (catalogue, rebuild_command, gc):
     main.add_command(_command)
