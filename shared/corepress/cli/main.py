@@ -7,6 +7,7 @@ import logging
 import click
 
 from corepress.cli.catalogue import catalogue
+from corepress.cli.dead_letters import dead_letters
 from corepress.cli.doctor import doctor
 from corepress.cli.gc import gc
 from corepress.cli.inspect import inspect
@@ -14,7 +15,11 @@ from corepress.cli.normalize import normalize
 from corepress.cli.rebuild import rebuild_command
 from corepress.cli.recipes import recipes
 from corepress.cli.run import run
+from corepress.cli.status import cancel, status, watch
+from corepress.cli.submit import submit
+from corepress.cli.topology import topology
 from corepress.cli.verify import verify
+from corepress.cli.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,7 +36,9 @@ def main() -> None:
 # it warns on every host that is no Mac, and of every torch newer than itself
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
-for _command in (inspect, normalize, run, verify, recipes, doctor):
-    main.add_command(_command)
-for _command in (catalogue, rebuild_command, gc):
+for _command in (
+    *(inspect, normalize, run, verify, recipes, doctor),
+    *(submit, status, watch, cancel, dead_letters, worker, topology),
+    *(catalogue, rebuild_command, gc),
+):
     main.add_command(_command)
