@@ -17,6 +17,7 @@ from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.embedded.inventory import FolderInventory
 from corepress.adapters.embedded.pruning import clear_leftovers, prune
 from corepress.adapters.embedded.store import FolderStore
+from corepress.adapters.hub import HubPublisher
 from corepress.domain.errors import StoreBusy
 from corepress.domain.stage import Stage
 from corepress.ports.clock import SystemClock
@@ -88,7 +89,8 @@ def embedded_pipeline(
             log=store.root / "stage-process.log",
         )
         owner = f"{os.getpid()}-{token_hex(4)}"
-        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED)
+        hub = HubPublisher(store, store.root / "tmp" / "hub")
+        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED, hub)
         try:
             yield Pipeline(store, bus, worker, stages)
         finally:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from corepress.adapters.hub import HubPublisher
 from corepress.adapters.rabbitmq import setup
 from corepress.adapters.rabbitmq.bus import RabbitBus
 from corepress.adapters.rabbitmq.link import Link
@@ -37,6 +38,7 @@ from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime import job_index
 from corepress.runtime.job_events import EventTelemetry
+from corepress.runtime.publishers import InTurn
 from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
@@ -220,7 +222,8 @@ class FleetWorker:
         with worker_folder(self._settings.state) as folder:
             cache = folder / "downloads"
             store = open_store(self._settings, cache)
-            publisher = S3Publisher(store, self._clock)
+            hub = HubPublisher(store, folder / "scratch" / "hub")
+            publisher = InTurn([S3Publisher(store, self._clock), hub])
             runner = StageProcess(
                 [sys.executable, "-c", _STAGE_PROCESS, str(cache)],
                 scratch=folder / "scratch",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corepress.domain.artifact import Artifact, Blob, canonical_json
-from corepress.domain.bundle import MANIFEST, RESOURCES
+from corepress.domain.bundle import MANIFEST, MODEL_CARD, RESOURCES
 from corepress.domain.plan import Node, publish_step
 from corepress.ports.store import Store
 from corepress.runtime import jobs
@@ -40,7 +40,7 @@ def manifest(
         "family": "sd15",
         "prediction_type": "epsilon",
         "sizes": [[512, 512]],
-        "recipe": {"name": "original"},
+        "recipe": {"name": "original", "attention": "original"},
         "source": dict(source),
         "components": dict(components or {}),
         "toolchain": dict(toolchain or {}),
@@ -52,6 +52,7 @@ def bundle(store: Store, weights: bytes, source: Mapping[str, str] = SOURCE) -> 
     """A bundle whose one model has these weights."""
     files = {
         MANIFEST: canonical_json(manifest(source)),
+        MODEL_CARD: b"---\nlibrary_name: coreml\n---\n\n# one\n",
         f"{RESOURCES}/Unet.mlpackage/weight.bin": weights,
     }
     return Artifact({path: kept(store, data) for path, data in files.items()})

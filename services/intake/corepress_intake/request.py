@@ -23,6 +23,7 @@ from corepress.domain.job import (
     default_name,
     valid_name,
 )
+from corepress.domain.publication import hub_target
 from corepress.domain.recipe import Recipe
 from corepress.recipes import built_in_text, parse_recipe
 
@@ -47,6 +48,7 @@ class _RequestData(BaseModel):
     refiner: _Text | None = None
     priority: Annotated[int, Field(ge=0, le=HIGHEST_PRIORITY)] = 0
     tags: list[str] = []
+    publish: list[_Text] = []
 
 
 _OPTIONS: TypeAdapter[CheckpointOptions] = TypeAdapter(CheckpointOptions)
@@ -119,6 +121,7 @@ def parse_request(document: Any) -> Submission:
         data.refiner,
         data.priority,
         tuple(data.tags),
+        _targets(data.publish),
     )
     return Submission(f"{request.name}-{digest[:_ID_DIGITS]}", request, document)
 
@@ -173,6 +176,15 @@ def _recipe(where: str, given: str | dict[str, Any]) -> Recipe:
             f"{where}: {message}", hint=error.hint or hint, path=where
         ) from error
     return recipe
+
+
+def _targets(given: Sequence[str]) -> tuple[str, ...]:
+    for index, uri in enumerate(given):
+        try:
+            hub_target(uri)
+        except InvalidRequest as error:
+            raise _wrong(f"publish.{index}", f"{error.message}; {error.hint}") from error
+    return tuple(given)
 
 
 def _document(request: JobRequest, message_id: str) -> dict[str, Any]:

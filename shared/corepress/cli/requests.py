@@ -10,6 +10,7 @@ import click
 
 from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.domain.job import JobRequest, default_name, valid_name
+from corepress.domain.publication import hub_target
 from corepress.domain.recipe import Recipe
 from corepress.recipes import load_recipe
 from corepress.runtime.files import local_path
@@ -31,6 +32,12 @@ _OPTIONS = (
         "compile_",
         type=click.Choice(["never", "required"]),
         help="Whether models are compiled, as only macOS can; by default required there.",
+    ),
+    click.option(
+        "--publish",
+        multiple=True,
+        metavar="hf://OWNER/REPO",
+        help="Upload the bundle there, too, with the token of $HF_TOKEN; repeatable.",
     ),
     checkpoint_options,
     attachment_options,
@@ -54,6 +61,7 @@ def read_requests(sources: Sequence[str], values: dict[str, Any]) -> list[JobReq
     Raises:
         UnsupportedRecipe: a recipe cannot be read, or not be built.
         MissingConfig: a configuration file cannot be read.
+        InvalidRequest: something is no place to publish to.
     """
     name: str | None = values.pop("name")
     if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
@@ -71,9 +79,19 @@ def read_requests(sources: Sequence[str], values: dict[str, Any]) -> list[JobReq
     if wish is None:
         wish = "required" if sys.platform == "darwin" else "never"
     controlnets, refiner = values.pop("controlnets"), values.pop("refiner")
+    publish = tuple(str(hub_target(uri)) for uri in values.pop("publish"))
     checkpoint = read_options(values)
     return [
-        JobRequest(source, recipes, its_name, checkpoint, wish, controlnets, refiner)
+        JobRequest(
+            source,
+            recipes,
+            its_name,
+            checkpoint,
+            wish,
+            controlnets,
+            refiner,
+            publish=publish,
+        )
         for source, its_name in zip(sources, names, strict=True)
     ]
 

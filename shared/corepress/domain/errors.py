@@ -279,6 +279,12 @@ class StoreUnavailable(TransientError):
     code = "store-unavailable"
 
 
+class HubUnavailable(TransientError):
+    """The hub that a bundle is to be published to does not answer, or others are quicker."""
+
+    code = "hub-unavailable"
+
+
 class StoreBusy(TransientError):
     """Another process works on the same embedded store."""
 

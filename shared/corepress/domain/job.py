@@ -93,7 +93,8 @@ class JobRequest:
 
     ``controlnets`` and ``refiner`` are sources of checkpoints whose networks join its bundles.
     Where the bus can, jobs of higher ``priority``, 0 to `HIGHEST_PRIORITY`, go before others.
-    ``tags`` are the user's own, to tell jobs by.
+    ``tags`` are the user's own, to tell jobs by. ``publish`` are repositories on a hub where its
+    bundles go, too.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -107,6 +108,7 @@ class JobRequest:
     refiner: str | None = None
     priority: int = 0
     tags: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> dict[str, str]:

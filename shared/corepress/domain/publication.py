@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from corepress.domain.artifact import Artifact
+from corepress.domain.errors import InvalidRequest
+from corepress.domain.hub_address import HubAddress
 
 SCHEMA = "corepress.publication/1"
 _VERSION_DIGITS = 16
@@ -61,6 +63,22 @@ def build_prefix(name: str, build: str) -> str:
 def version_of(bundle: Artifact) -> str:
     """A bundle's version: equal bundles have the same."""
     return bundle.identity.removeprefix("sha256:")[:_VERSION_DIGITS]
+
+
+def hub_target(uri: str) -> HubAddress:
+    """Where a bundle is to be published beside the store: a repository, perhaps a branch of it.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    address = HubAddress.parse(uri)
+    if address is None or address.path:
+        raise InvalidRequest(
+            f"{uri!r} is no repository to publish to",
+            hint="hf://owner/name, or hf://owner/name@branch",
+            path="publish",
+        )
+    return address
 
 
 def is_same_source(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
