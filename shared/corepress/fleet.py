@@ -45,8 +45,9 @@ from corepress.runtime.worker import RetryPolicy, Worker
 from corepress_fetch.source import resolve
 from corepress_intake.worker import IntakeWorker, Report
 
-_PATIENT = RetryPolicy(transient_attempts=12)
+_ATTEMPTS = 12
 """Nobody waits in front of a fleet: what is outside of it may be away for a quarter of an hour."""
+_LEASE_DELAY_S = 15.0
 _GATHER_EVERY_S = 20.0
 _STAGE_PROCESS = "from corepress.fleet import stage_process_main; stage_process_main()"
 
@@ -147,6 +148,11 @@ class FleetWorker:
         self._failure: BaseException | None = None
         self._owner = f"{platform.node()}-{os.getpid()}-{token_hex(4)}"
         self._clock = SystemClock()
+        self._policy = RetryPolicy(
+            transient_attempts=_ATTEMPTS,
+            lease_s=settings.lease_s,
+            lease_delay_s=min(_LEASE_DELAY_S, settings.lease_s / 4),
+        )
         self._stages = tuple(stage for stage in stages if stage != INTAKE)
         work = [self._take_in] if INTAKE in stages else []
         work += [self._run_stages] if self._stages else []
@@ -210,7 +216,7 @@ class FleetWorker:
                 resolve_sources,
                 self._settings.local_sources,
                 self._report,
-                _PATIENT,
+                self._policy,
             )
             return _Gathering(intake, store)
 
@@ -240,7 +246,7 @@ class FleetWorker:
                     self._clock,
                     told,
                     self._owner,
-                    _PATIENT,
+                    self._policy,
                     publisher,
                 )
                 return _Tidy(self._worker, cache, self._settings.cache_limit)
