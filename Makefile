@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # reached pip goes on without it. To install another build: make setup TORCH_ARGS="...".
 TORCH_ARGS ?= --extra-index-url https://download.pytorch.org/whl/cpu
 SETUP := $(VENV)/.set-up
-PACKAGES := shared/corepress services/fetch services/normalize services/compile services/publish
+PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test servers lint types imports format bench matrix clean

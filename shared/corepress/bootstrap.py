@@ -14,8 +14,10 @@ from secrets import token_hex
 from filelock import FileLock, Timeout
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
+from corepress.adapters.embedded.inventory import FolderInventory
 from corepress.adapters.embedded.pruning import clear_leftovers, prune
 from corepress.adapters.embedded.store import FolderStore
+from corepress.adapters.hub import HubPublisher
 from corepress.domain.errors import StoreBusy
 from corepress.domain.stage import Stage
 from corepress.ports.clock import SystemClock
@@ -48,10 +50,8 @@ def stage_loaders() -> dict[str, Callable[[], Stage]]:
 
 
 @contextmanager
-def embedded_pipeline(
-    state: Path, cache_limit_bytes: int, telemetry: Telemetry
-) -> Iterator[Pipeline]:
-    """Everything that `corepress run` needs, in one folder and under its lock.
+def locked_store(state: Path) -> Iterator[tuple[FolderStore, FolderInventory]]:
+    """The store in a folder, under its lock.
 
     Raises:
         StoreBusy: another process works in this folder.
@@ -66,6 +66,19 @@ def embedded_pipeline(
             path=str(state),
         ) from None
     with lock:
+        yield store, FolderInventory(state)
+
+
+@contextmanager
+def embedded_pipeline(
+    state: Path, cache_limit_bytes: int, telemetry: Telemetry
+) -> Iterator[Pipeline]:
+    """Everything that `corepress run` needs, in one folder and under its lock.
+
+    Raises:
+        StoreBusy: another process works in this folder.
+    """
+    with locked_store(state) as (store, _):
         clear_leftovers(state)
         clock = SystemClock()
         stages = _declared_stages()
@@ -76,7 +89,8 @@ def embedded_pipeline(
             log=store.root / "stage-process.log",
         )
         owner = f"{os.getpid()}-{token_hex(4)}"
-        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED)
+        hub = HubPublisher(store, store.root / "tmp" / "hub")
+        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED, hub)
         try:
             yield Pipeline(store, bus, worker, stages)
         finally:

@@ -74,7 +74,7 @@ def test_a_request_is_read_back() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        b'{"source": "a", "recipes": [], "name": "a", "priority": 1}',
+        b'{"source": "a", "recipes": [], "name": "a", "urgency": 1}',
         b'{"source": "a", "recipes": [], "name": "a", "options": {"presicion": "fp16"}}',
         b'{"source": "a", "recipes": [{"name": "a", "size": "native"}], "name": "a"}',
         b'{"source": "a", "recipes": []}',

@@ -8,6 +8,76 @@ from typing import Any
 
 from corepress.domain.figures import Figures
 
+HUB_LICENCES = frozenset(
+    [
+        "afl-3.0",
+        "agpl-3.0",
+        "apache-2.0",
+        "apple-amlr",
+        "apple-ascl",
+        "artistic-2.0",
+        "bigcode-openrail-m",
+        "bigscience-bloom-rail-1.0",
+        "bigscience-openrail-m",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "bsl-1.0",
+        "c-uda",
+        "cc",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc0-1.0",
+        "creativeml-openrail-m",
+        "deepfloyd-if-license",
+        "ecl-2.0",
+        "epl-1.0",
+        "epl-2.0",
+        "eupl-1.1",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "intel-research",
+        "isc",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "mit",
+        "mpl-2.0",
+        "ms-pl",
+        "ncsa",
+        "odbl",
+        "ofl-1.1",
+        "openrail",
+        "openrail++",
+        "osl-3.0",
+        "other",
+        "postgresql",
+        "unknown",
+        "unlicense",
+        "wtfpl",
+        "zlib",
+    ]
+)
+"""The identifiers that the Hugging Face Hub takes; a card with any other is refused there.
+
+Source: https://huggingface.co/docs/hub/repositories-licenses
+"""
+
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The bundle's ``README.md``, with the front matter that model hubs read."""
@@ -17,8 +87,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     baked = f"\n| guidance scale | {guidance:g}, part of the Unet |" if guidance else ""
     rows = "\n".join(_row(name, component) for name, component in manifest["components"].items())
     further = "".join(f"\n{row}" for row in _further_sources(manifest))
-    # a JSON string is a YAML string too, whatever stands in it
-    licence = f"license: {json.dumps(manifest['licence'])}\n" if manifest["licence"] else ""
+    licence = _licence(manifest["licence"])
     return f"""---
 {licence}library_name: coreml
 tags: [core-ml, stable-diffusion, {manifest["family"]}]
@@ -50,6 +119,18 @@ with the weights as stored here, *weights* with the original ones.
 
 `manifest.json` holds every input and output; `sha256sum --check SHA256SUMS` checks the files.
 """
+
+
+def _licence(stated: str | None) -> str:
+    """The licence as hubs take it: by one of their identifiers, or as another one."""
+    if stated is None:
+        return ""
+    text = json.dumps(stated)  # which is a YAML string too, whatever stands in it
+    return (
+        f"license: {text}\n"
+        if stated in HUB_LICENCES
+        else f"license: other\nlicense_name: {text}\n"
+    )
 
 
 def _further_sources(manifest: Mapping[str, Any]) -> Iterator[str]:

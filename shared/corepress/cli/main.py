@@ -7,13 +7,21 @@ from typing import Any
 
 import click
 
+from corepress.cli.catalogue import catalogue
+from corepress.cli.dead_letters import dead_letters
 from corepress.cli.doctor import doctor
+from corepress.cli.gc import gc
 from corepress.cli.inspect import inspect
 from corepress.cli.normalize import normalize
 from corepress.cli.output import print_json, usage_document
+from corepress.cli.rebuild import rebuild_command
 from corepress.cli.recipes import recipes
 from corepress.cli.run import run
+from corepress.cli.status import cancel, status, watch
+from corepress.cli.submit import submit
+from corepress.cli.topology import topology
 from corepress.cli.verify import verify
+from corepress.cli.worker import worker
 
 
 class _Commands(click.Group):
@@ -47,5 +55,9 @@ def main() -> None:
 # it warns on every host that is no Mac, and of every torch newer than itself
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
-for _command in (inspect, normalize, run, verify, recipes, doctor):
+for _command in (
+    *(inspect, normalize, run, verify, recipes, doctor),
+    *(submit, status, watch, cancel, dead_letters, worker, topology),
+    *(catalogue, rebuild_command, gc),
+):
     main.add_command(_command)

@@ -11,9 +11,11 @@ from urllib.parse import unquote
 
 from corepress.domain.attachments import REFINER, controlnet_role
 from corepress.domain.checkpoint import IdentifyOptions
-from corepress.domain.composition import VAE, Lora, lora_role
+from corepress.domain.composition import CHECKPOINT, VAE, Lora, lora_role
 from corepress.domain.hub_address import HubAddress
 from corepress.domain.recipe import Recipe
+
+HIGHEST_PRIORITY = 9
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -91,6 +93,9 @@ class JobRequest:
     """What a user asks for: a source, its options, and the recipes.
 
     ``controlnets`` and ``refiner`` are sources of checkpoints whose networks join its bundles.
+    Where the bus can, jobs of higher ``priority``, 0 to `HIGHEST_PRIORITY`, go before others.
+    ``tags`` are the user's own, to tell jobs by. ``publish`` are repositories on a hub where its
+    bundles go, too.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -102,6 +107,14 @@ class JobRequest:
     compile: Literal["never", "required"] = "never"
     controlnets: tuple[str, ...] = ()
     refiner: str | None = None
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The sources of all that the job reads, by role."""
+        return {CHECKPOINT: self.source, **self.options.further_sources, **self.attachments}
 
     @property
     def attachments(self) -> dict[str, str]:

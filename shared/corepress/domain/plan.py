@@ -90,6 +90,11 @@ def step_of(stage: str, role: str) -> str:
     return stage if role == CHECKPOINT else f"{stage}-{role}"
 
 
+def publish_step(build: str) -> str:
+    """The id of the node that publishes a build."""
+    return f"publish-{build}"
+
+
 def opening_nodes(request: JobRequest, sources: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes known before the checkpoints are: fetch, then normalize, of each.
 
@@ -284,7 +289,7 @@ def _publish_node(
     attached = {model.name: model.role for model in converts if model.role != CHECKPOINT}
     tokenizers = {name: ("normalize", name) for name in ("tokenizer", "tokenizer_2")}
     return Node(
-        id=f"publish-{build}",
+        id=publish_step(build),
         stage="publish",
         parameters={
             "name": request.name,

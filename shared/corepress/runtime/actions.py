@@ -43,7 +43,7 @@ def load_outputs(store: Store, key: str) -> Outputs | None:
     Counts as a use of the blobs. A manifest that a power cut left short counts as missing.
     """
     try:
-        document = json.loads(store.get(_document_key(key)))
+        document = json.loads(store.get(manifest_key(key)))
     except (DocumentNotFound, ValueError):
         return None
     outputs = Outputs.from_document(document["outputs"])
@@ -62,10 +62,11 @@ def commit(store: Store, action: Action, outputs: Outputs) -> None:
         "outputs": outputs.document(),
     }
     manifest = canonical_json(document)
-    key = _document_key(action.key)
+    key = manifest_key(action.key)
     if not store.create(key, manifest) and load_outputs(store, action.key) is None:
         store.put(key, manifest)
 
 
-def _document_key(key: str) -> str:
+def manifest_key(key: str) -> str:
+    """Where an action's manifest is."""
     return f"actions/{key}.json"

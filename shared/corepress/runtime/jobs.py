@@ -8,9 +8,10 @@ harmless. Needs only a strongly consistent store.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,10 +22,13 @@ from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavail
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
 from corepress.domain.stage import Outputs, Stage
+from corepress.messages.events import JOB_ACCEPTED, JOB_FINISHED, Event
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus
 from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime import job_index
 from corepress.runtime.actions import action_of, load_outputs
+from corepress.runtime.job_events import tell
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _BASE = step_of("normalize", CHECKPOINT)
@@ -38,8 +42,21 @@ class JobResult:
     errors: Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a job before it begins: its plan, and actions that did some of its steps."""
+
+    plan: Sequence[Node]
+    done: Mapping[str, str]
+
+
 def submit(
-    store: Store, bus: Bus, job: str, request: JobRequest, sources: Mapping[str, Mapping[str, Any]]
+    store: Store,
+    bus: Bus,
+    job: str,
+    request: JobRequest,
+    sources: Mapping[str, Mapping[str, Any]],
+    prepared: Prepared | None = None,
 ) -> None:
     """Write the job down and send its first message.
 
@@ -47,27 +64,71 @@ def submit(
         job: a name of its own.
         request: what is asked for.
         sources: the resolved sources by role, see the fetch stage.
+        prepared: where not all of the job is to be done.
 
     Raises:
         InvalidRequest: something in it is no JSON, such as a name that is no Unicode, or two of
             its models would have the same name; or there is another job of this name.
     """
     nodes = opening_nodes(request, sources)
-    try:
-        asked = _REQUEST.dump_json(request)
-        opening = canonical_json([node.document() for node in nodes])
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(
-            f"the job cannot be written down: {error}",
-            hint="give files names in UTF-8, and configurations what JSON has too",
-        ) from error
+    opening = _written([node.document() for node in nodes])
+    write_request(store, job, request)
+    if prepared is not None:
+        _write_plan(store, job, prepared.plan)
+        for node, action in prepared.done.items():
+            store.create(document_key(job, f"steps/{node}"), canonical_json({"action": action}))
+    if store.create(document_key(job, "opening"), opening):
+        told = {"name": request.name, "source": request.source, "tags": list(request.tags)}
+        tell(store, bus, Event(JOB_ACCEPTED, job, time.time(), told, f"{job}.accepted"))
+    job_index.write(store, job_index.opened(job, 0, request, time.time()))
+    publish_ready(store, bus, job, None, request.priority)
+
+
+def write_request(store: Store, job: str, request: JobRequest) -> None:
+    """Write down what a job was asked for.
+
+    Raises:
+        InvalidRequest: see `submit`.
+    """
+    asked = _written(_REQUEST.dump_python(request, mode="json"))
     key = document_key(job, "request")
     if not store.create(key, asked) and store.get(key) != asked:
         raise InvalidRequest(
             f"there is another job called {job}", hint="choose another name for it", path="job"
         )
-    store.create(document_key(job, "opening"), opening)
-    publish_ready(store, bus, job, after=None)
+
+
+def _write_plan(store: Store, job: str, nodes: Sequence[Node]) -> None:
+    store.create(document_key(job, "plan"), canonical_json([node.document() for node in nodes]))
+
+
+def _written(document: Any) -> bytes:
+    try:
+        return canonical_json(document)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"the job cannot be written down: {error}",
+            hint="give files names in UTF-8, and configurations what JSON has too",
+        ) from error
+
+
+def is_open(store: Store, job: str) -> bool:
+    """Whether a job was written down."""
+    try:
+        store.get(document_key(job, "opening"))
+    except DocumentNotFound:
+        return False
+    return True
+
+
+def publish_opening(store: Store, bus: Bus, job: str) -> None:
+    """Send a job's first messages, unless its work has begun: whoever opened it may have died.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    if result(store, job) is None and not steps(store, job):
+        publish_ready(store, bus, job, None, request_of(store, job).priority)
 
 
 def done_before(
@@ -89,12 +150,14 @@ def done_before(
             done[node.id] = outputs
             if node.id == _BASE:
                 nodes += build_nodes(
-                    request, {role: done[step].facts for role, step in _normalizing(request)}
+                    request, {role: done[step].facts for role, step in normalizing(request)}
                 )
     return set(done)
 
 
-def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:
+def complete(
+    store: Store, bus: Bus, job: str, node_id: str, action: str, priority: int = 0
+) -> None:
     """Record that a node is done and publish what follows.
 
     The base model is normalized last. With that the job's plan is written, before anything follows
@@ -102,6 +165,7 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
 
     Args:
         action: the key of the committed action.
+        priority: the job's.
 
     Raises:
         InvalidRequest: there is no such job, or no such node in it.
@@ -115,11 +179,10 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
         settled = {**steps(store, job), node.id: {"action": action}}
         facts = {
             role: _outputs(store, settled[step]["action"]).facts
-            for role, step in _normalizing(request)
+            for role, step in normalizing(request)
         }
-        nodes = build_nodes(request, facts)
-        store.create(document_key(job, "plan"), canonical_json([n.document() for n in nodes]))
-    _settle(store, bus, job, node_id, {"action": action})
+        _write_plan(store, job, build_nodes(request, facts))
+    _settle(store, bus, job, node_id, {"action": action}, priority)
 
 
 def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) -> None:
@@ -128,7 +191,7 @@ def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) 
     Raises:
         InvalidRequest: there is no such job.
     """
-    _settle(store, bus, job, node_id, {"error": error.document()})
+    _settle(store, bus, job, node_id, {"error": error.document()}, 0)  # nothing follows
 
 
 def result(store: Store, job: str) -> JobResult | None:
@@ -149,18 +212,39 @@ def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
+def made_of(store: Store, job: str, node_id: str) -> dict[str, str]:
+    """The actions of all steps that a node needs, directly or not, by node id.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    needs = {node.id: node.needs for node in nodes_of(store, job)}
+    found: set[str] = set()
+    pending = set(needs.get(node_id, ()))
+    while pending:
+        found |= pending
+        pending = {each for node in pending for each in needs.get(node, ())} - found
+    return {
+        node: step["action"]
+        for node, step in steps(store, job).items()
+        if node in found and "action" in step
+    }
+
+
+def normalizing(request: JobRequest) -> list[tuple[str, str]]:
     """The roles of a job's checkpoints, and the nodes that normalize them."""
     return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
 
 
-def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any]) -> None:
+def _settle(
+    store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any], priority: int
+) -> None:
     """Write a node's step, unless an earlier delivery did, and publish what follows."""
     store.create(document_key(job, f"steps/{node_id}"), canonical_json(step))
-    publish_ready(store, bus, job, after=node_id)
+    publish_ready(store, bus, job, node_id, priority)
 
 
-def publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
+def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority: int) -> None:
     """Publish the nodes that ``after``, just settled, was the last thing missing for.
 
     None: all that can run, whoever else may be at it.
@@ -183,28 +267,55 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
         if after is not None and after not in node.needs:
             continue
         outputs = {needed: _outputs(store, done[needed]) for needed in node.needs}
-        bus.publish(node.stage, Work(job, node.id, node.task(outputs)).encode())
+        work = Work(job, node.id, node.task(outputs), priority)
+        bus.publish(node.stage, work.encode(), priority)
     if all(node.id in settled for node in nodes):
-        _finish(store, job, nodes, settled)
+        finish(store, bus, job, _result(nodes, settled))
 
 
-def _finish(
-    store: Store, job: str, nodes: Sequence[Node], settled: Mapping[str, Mapping[str, Any]]
-) -> None:
-    document = {
-        "builds": {
+def _result(nodes: Sequence[Node], settled: Mapping[str, Mapping[str, Any]]) -> JobResult:
+    return JobResult(
+        builds={
             node.id.removeprefix("publish-"): settled[node.id]["action"]
             for node in nodes
             if node.stage == "publish" and "action" in settled[node.id]
         },
-        "errors": {
+        errors={
             node.id: settled[node.id]["error"]
             for node in nodes
             if "error" in settled[node.id]
             and not any("error" in settled[needed] for needed in node.needs)
         },
-    }
-    store.create(document_key(job, "result"), canonical_json(document))
+    )
+
+
+def finish(store: Store, bus: Bus, job: str, outcome: JobResult) -> None:
+    """Write down what became of a job, unless that was done, and tell it.
+
+    Whoever did it before may have died half-way, so all but the first step is done again.
+    """
+    store.create(document_key(job, "result"), canonical_json(asdict(outcome)))
+    generation, request = generation_of(store, job), request_of(store, job)
+    entry = job_index.ended(job, generation, request, outcome.errors, time.time())
+    job_index.write(store, entry)
+    told = {"state": entry.state, "builds": sorted(outcome.builds), "errors": outcome.errors}
+    number = f"{job}.{generation}.finished"
+    tell(store, bus, Event(JOB_FINISHED, job, time.time(), told, number))
+
+
+def reopen(store: Store, job: str) -> None:
+    """Forget what became of a job, and that it was cancelled."""
+    generation = generation_of(store, job) + 1
+    store.put(document_key(job, f"generations/{generation:04d}"), b"{}")
+    store.delete(document_key(job, "cancelled"))
+    store.delete(document_key(job, "result"))
+    entry = job_index.opened(job, generation, request_of(store, job), time.time())
+    job_index.write(store, entry)
+
+
+def generation_of(store: Store, job: str) -> int:
+    """How often a job was opened again."""
+    return sum(1 for _ in store.keys(f"jobs/{job}/generations/"))
 
 
 def nodes_of(store: Store, job: str) -> list[Node]:
@@ -222,9 +333,31 @@ def nodes_of(store: Store, job: str) -> list[Node]:
     return [Node.from_document(document) for document in documents]
 
 
+def sources_of(store: Store, job: str) -> dict[str, Mapping[str, Any]]:
+    """A job's resolved sources by role, as they were submitted.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for node in nodes_of(store, job):
+        if node.stage == "fetch":
+            role = node.id.removeprefix("fetch").removeprefix("-") or CHECKPOINT
+            sources = {key: of for key, of in node.parameters.items() if key != "options"}
+            found |= sources if role == CHECKPOINT else {role: sources[CHECKPOINT]}
+    return found
+
+
 def request_of(store: Store, job: str) -> JobRequest:
-    """What a job was asked for."""
-    return _REQUEST.validate_json(store.get(document_key(job, "request")))
+    """What a job was asked for.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    try:
+        return _REQUEST.validate_json(store.get(document_key(job, "request")))
+    except DocumentNotFound:
+        raise InvalidRequest(f"there is no job {job}") from None
 
 
 def _outputs(store: Store, action: str) -> Outputs:

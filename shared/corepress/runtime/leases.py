@@ -2,6 +2,9 @@
 
 A lease is a numbered object made by a conditional put and renewed by a heartbeat. Losing one costs
 nothing but work done twice: correctness rests on write-once blobs and keys, not on leases.
+
+Whoever gives an action up, well or not, deletes its lease; what is left behind tells how many died
+while they worked on it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import CorepressError
@@ -17,15 +21,29 @@ from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
 
 LIFETIME_S = 60.0
-"""How long a lease is valid after its last renewal; it is renewed three times as often."""
+"""How long a lease is valid after its last renewal, where nothing else is said; it is renewed three
+times as often."""
 
 
-def claim(store: Store, clock: Clock, action: str, owner: str) -> str | None:
-    """Take the lease of an action.
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of an action; ``deaths`` is how many who held it before ended without a word."""
 
-    Returns:
-        The lease's key, or None where somebody else holds a valid one.
-    """
+    action: str
+    key: str
+    owner: str
+    lifetime_s: float
+    deaths: int
+
+    def document(self, clock: Clock) -> bytes:
+        """The lease as it is written from now on."""
+        return canonical_json({"owner": self.owner, "until_s": clock.now_s() + self.lifetime_s})
+
+
+def claim(
+    store: Store, clock: Clock, action: str, owner: str, lifetime_s: float | None = None
+) -> Lease | None:
+    """Take the lease of an action; None where somebody else holds a valid one."""
     numbers = [_number(key) for key in store.keys(f"leases/{action}/")]
     latest = max(numbers, default=0)
     if latest:
@@ -35,19 +53,27 @@ def claim(store: Store, clock: Clock, action: str, owner: str) -> str | None:
             holder = {"owner": "", "until_s": 0.0}
         if holder["owner"] != owner and holder["until_s"] > clock.now_s():
             return None
-    key = _key(action, latest + 1)
-    return key if store.create(key, _document(clock, owner)) else None
+    lifetime_s = LIFETIME_S if lifetime_s is None else lifetime_s
+    lease = Lease(action, _key(action, latest + 1), owner, lifetime_s, len(numbers))
+    return lease if store.create(lease.key, lease.document(clock)) else None
+
+
+def forget_deaths(store: Store, lease: Lease) -> None:
+    """Remove what others left behind; the lease itself stays."""
+    for key in list(store.keys(f"leases/{lease.action}/")):
+        if key != lease.key:
+            store.delete(key)
 
 
 @contextmanager
-def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
+def held(store: Store, clock: Clock, lease: Lease) -> Iterator[None]:
     """Renew the lease in the background while the block runs, then give it back."""
     stop = threading.Event()
 
     def renew() -> None:
-        while not stop.wait(LIFETIME_S / 3):
+        while not stop.wait(lease.lifetime_s / 3):
             try:
-                store.put(key, _document(clock, owner))
+                store.put(lease.key, lease.document(clock))
             except CorepressError:
                 continue  # the next beat tries again, and losing the lease is harmless
 
@@ -59,11 +85,7 @@ def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
         stop.set()
         heartbeat.join()
         with suppress(CorepressError):  # it expires
-            store.delete(key)
-
-
-def _document(clock: Clock, owner: str) -> bytes:
-    return canonical_json({"owner": owner, "until_s": clock.now_s() + LIFETIME_S})
+            store.delete(lease.key)
 
 
 def _key(action: str, number: int) -> str:

@@ -15,7 +15,7 @@ _PARTIAL_LIFETIME_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class StoredBlob:
     """A blob: when it was last used, and what forgetting it would free."""
 
     path: Path
@@ -32,17 +32,19 @@ def prune(root: Path, limit_bytes: int) -> int:
     Returns:
         The bytes forgotten.
     """
-    blobs = sorted(_blobs(root / "blobs"), key=lambda blob: blob.used_ns)
+    blobs = sorted(stored_blobs(root / "blobs"), key=lambda blob: blob.used_ns)
     excess_bytes = sum(blob.size_bytes for blob in blobs) - limit_bytes
     forgotten_bytes = 0
     for blob in blobs:
         if forgotten_bytes >= excess_bytes:
             break
         if blob.size_bytes:
-            _forget(blob.path)
+            forget(blob.path)
             forgotten_bytes += blob.size_bytes
     for job in _older(root / "jobs", _JOB_LIFETIME_S):
         shutil.rmtree(job)
+        for entry in (root / "index" / "entries").glob(f"{job.name}.*"):
+            entry.unlink()
     for download in _older(root / "partial", _PARTIAL_LIFETIME_S):
         download.unlink()
     return forgotten_bytes
@@ -62,21 +64,24 @@ def _older(folder: Path, age_s: float) -> list[Path]:
     return [path for path in folder.iterdir() if time.time() - path.stat().st_mtime > age_s]
 
 
-def _blobs(folder: Path) -> Iterator[_Kept]:
+def stored_blobs(folder: Path) -> Iterator[StoredBlob]:
     """The blobs; those that count as gone are removed on the way."""
     for path in folder.rglob("*"):
         if not path.is_file() or is_guard(path):
             continue
         if not is_unchanged(path):
-            _forget(path)
+            forget(path)
             continue
         stat, guard = path.stat(), guard_path(path)
         if guard.exists():
-            yield _Kept(path, guard.stat().st_atime_ns, stat.st_size if stat.st_nlink == 1 else 0)
+            yield StoredBlob(
+                path, guard.stat().st_atime_ns, stat.st_size if stat.st_nlink == 1 else 0
+            )
         else:
-            yield _Kept(path, stat.st_atime_ns, stat.st_size)
+            yield StoredBlob(path, stat.st_atime_ns, stat.st_size)
 
 
-def _forget(blob: Path) -> None:
-    blob.unlink()
+def forget(blob: Path) -> None:
+    """Remove a blob."""
+    blob.unlink(missing_ok=True)
     guard_path(blob).unlink(missing_ok=True)  # last: a link without it could be changed unseen

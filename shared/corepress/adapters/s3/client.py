@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import boto3
@@ -83,6 +84,16 @@ def is_taken(error: ClientError) -> bool:
     return _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 
 
+def server_time_s(answer: Mapping[str, Any]) -> float:
+    """When a server sent an answer, by its own clock: seconds since 1970."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+
+
+def age_s(head: Mapping[str, Any]) -> float:
+    """How long ago the object that an answer describes was written."""
+    return server_time_s(head) - float(head["LastModified"].timestamp())
+
+
 @contextmanager
 def translated(location: S3Location) -> Iterator[None]:
     """Failures of boto3 as coded errors; an absent object passes through as `ClientError`.
@@ -119,6 +130,22 @@ def retrying(call: Callable[[], T]) -> T:
         stop=tenacity.stop_after_delay(_LONGEST_OUTAGE_S),
         reraise=True,
     )(call)
+
+
+def call_object(
+    client: Any, location: S3Location, operation: str, key: str, **arguments: Any
+) -> Any:
+    """Do something with the object of this whole key, over again while the store is silent.
+
+    The operation must be harmless when it is repeated. An absent object, and a refused condition,
+    pass through as `ClientError`.
+    """
+
+    def call() -> Any:
+        with translated(location):
+            return getattr(client, operation)(Bucket=location.bucket, Key=key, **arguments)
+
+    return retrying(call)
 
 
 def _code(error: ClientError) -> str:

@@ -8,6 +8,7 @@ are put under a condition, and carry a nonce by which a writer whose answer was 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from botocore.exceptions import ClientError
 
 from corepress.adapters.s3.client import (
     S3Location,
+    age_s,
+    call_object,
     is_absent,
     is_taken,
     open_client,
@@ -27,13 +30,14 @@ from corepress.adapters.s3.client import (
 )
 from corepress.adapters.s3.handle import S3Handle
 from corepress.adapters.s3.read_ahead import ReadAhead
-from corepress.adapters.s3.writer import S3BlobWriter, blob_key
+from corepress.adapters.s3.writer import S3BlobWriter, blob_key, use_key
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
 
 _PIECE_BYTES = 8 << 20
 _NONCE = "corepress-nonce"
+_NOTED_EVERY_S = 3600.0
 
 
 class S3Store:
@@ -49,6 +53,7 @@ class S3Store:
         self._cache = cache
         self._client = open_client(location)
         self._ahead = ReadAhead()
+        self._noted: dict[Digest, float] = {}
 
     @property
     def copies_ranges(self) -> bool:
@@ -95,7 +100,10 @@ class S3Store:
     def has(self, blob: Blob) -> bool:
         """Whether the blob is there; an object appears whole or not at all."""
         head = self._head(blob_key(self.location, blob.digest))
-        return head is not None and head["ContentLength"] == blob.size_bytes
+        if head is None or head["ContentLength"] != blob.size_bytes:
+            return False
+        self._note_use(blob.digest, head)
+        return True
 
     def open(self, blob: Blob) -> Handle:
         """The blob's content."""
@@ -151,6 +159,13 @@ class S3Store:
                 writer.write(piece)
             return writer.commit(digest)
 
+    def _note_use(self, digest: Digest, head: dict[str, Any]) -> None:
+        """Write down that a blob is used, unless it is new or that was done within the hour."""
+        if age_s(head) < _NOTED_EVERY_S or time.monotonic() < self._noted.get(digest, 0.0):
+            return
+        self._call("put_object", use_key(self.location, digest), Body=b"")
+        self._noted[digest] = time.monotonic() + _NOTED_EVERY_S
+
     def _get(self, key: str) -> bytes:
         with translated(self.location):
             try:
@@ -182,13 +197,7 @@ class S3Store:
         return page
 
     def _call(self, operation: str, whole_key: str, **arguments: Any) -> Any:
-        def call() -> Any:
-            with translated(self.location):
-                return getattr(self._client, operation)(
-                    Bucket=self.location.bucket, Key=whole_key, **arguments
-                )
-
-        return retrying(call)
+        return call_object(self._client, self.location, operation, whole_key, **arguments)
 
     def _key(self, key: str) -> str:
         return self.location.prefix + key

@@ -18,8 +18,23 @@ _PIECE_BYTES = 8 << 20
 
 def blob_key(location: S3Location, digest: Digest) -> str:
     """The whole key of a blob's object."""
+    return f"{location.prefix}blobs/{_path(digest)}"
+
+
+def use_key(location: S3Location, digest: Digest) -> str:
+    """The whole key of the object whose age is the time since a blob was used."""
+    return f"{location.prefix}uses/{_path(digest)}"
+
+
+def digest_of(path: str) -> Digest:
+    """The digest of a blob by the path of its object, or that of its use, below the folder."""
+    kind, _, value = path.split("/")
+    return Digest(f"{kind}:{value}")
+
+
+def _path(digest: Digest) -> str:
     kind, _, value = digest.partition(":")
-    return f"{location.prefix}blobs/{kind}/{value[:2]}/{value}"
+    return f"{kind}/{value[:2]}/{value}"
 
 
 class S3BlobWriter:

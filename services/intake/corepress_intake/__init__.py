@@ -1,0 +1,1 @@
+"""Jobs from messages: requests are read, checked and opened, each exactly once."""
