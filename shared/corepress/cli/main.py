@@ -6,6 +6,7 @@ import logging
 
 import click
 
+from corepress.cli.allocate import allocate
 from corepress.cli.doctor import doctor
 from corepress.cli.inspect import inspect
 from corepress.cli.normalize import normalize
@@ -28,5 +29,5 @@ def main() -> None:
 # it warns on every host that is no Mac, and of every torch newer than itself
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
-for _command in (inspect, normalize, run, verify, recipes, doctor):
+for _command in (inspect, normalize, run, verify, allocate, recipes, doctor):
     main.add_command(_command)
