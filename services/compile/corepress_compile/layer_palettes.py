@@ -59,7 +59,7 @@ class LayerPalettes:
         """
         self._weights = network.weights
         self._precision = precision
-        self.parameters: Mapping[str, str] = dict(_compressible(network.module, network.weights))
+        self.parameters: Mapping[str, str] = dict(compressible(network.module, network.weights))
         """The parameter in the module of each layer, by the layer's name in its file."""
         self._found: dict[tuple[str, Bits], _Palettes] = {}
 
@@ -119,7 +119,9 @@ class UnderBits(Mapping[str, Tensor]):
         return len(self._weights)
 
 
-def _compressible(module: nn.Module, weights: Weights) -> Iterator[tuple[str, str]]:
+def compressible(module: nn.Module, weights: Weights) -> Iterator[tuple[str, str]]:
+    """The layers that can have palettes, by their names in the checkpoint, and the parameter in the
+    module of each."""
     for path, layer in module.named_modules():
         name = f"{path}.weight"
         if isinstance(layer, _LAYERS) and layer.weight.numel() >= FEWEST_COMPRESSED:
