@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from normalized import golden
 from torch import Tensor, cat
 
-from corepress.evaluate import Package, evaluate, psnr_db
+from corepress.evaluate import Arithmetic, Package, evaluate, psnr_db
 
 ROUNDED_DB = 66
 """For a float16 package of float32 weights with full mantissas, which it rounds."""
@@ -44,7 +44,7 @@ def threshold_db(name: str, precision: str) -> float:
     return ROUNDED_DB if name == "sd15" else FLOAT16_DB
 
 
-def unet_db(name: str, package: Package) -> dict[int, float]:
+def unet_db(name: str, package: Package, arithmetic: Arithmetic = "float32") -> dict[int, float]:
     """The figure at every golden timestep."""
     expected = golden(name)
     inputs = {
@@ -57,10 +57,43 @@ def unet_db(name: str, package: Package) -> dict[int, float]:
         inputs["time_ids"] = _time_ids(expected)
     return {
         int(timestep[0]): psnr_db(
-            output, evaluate(package, {**inputs, "timestep": timestep.float()})["noise_pred"]
+            output,
+            evaluate(package, {**inputs, "timestep": timestep.float()}, arithmetic)["noise_pred"],
         )
         for timestep, output in zip(expected["unet.t"], expected["unet.out"], strict=True)
     }
+
+
+def controlnet_db(package: Package, arithmetic: Arithmetic = "float32") -> dict[int, float]:
+    """The least figure of all residuals at every golden timestep."""
+    expected = golden("controlnet")
+    figures = {}
+    for row, timestep in enumerate(expected["unet.t"]):
+        inputs = controlnet_inputs(row) | {"controlnet_cond": expected["control.hint"]}
+        outputs = evaluate(package, inputs, arithmetic)
+        residuals = controlnet_residuals(row)
+        assert list(outputs) == list(residuals)
+        figures[int(timestep[0])] = min(
+            psnr_db(value, outputs[name]) for name, value in residuals.items()
+        )
+    return figures
+
+
+def controlnet_inputs(row: int) -> dict[str, Tensor]:
+    """What a ControlNet and its UNet share, at one of the golden timesteps."""
+    expected = golden("controlnet")
+    return {
+        "sample": expected["unet.x"],
+        "timestep": expected["unet.t"][row].float(),
+        "encoder_hidden_states": expected["unet.context"].transpose(1, 2)[:, :, None],
+    }
+
+
+def controlnet_residuals(row: int) -> dict[str, Tensor]:
+    """What the original ControlNet gave, at one of the golden timesteps."""
+    expected = golden("controlnet")
+    names = sorted(name for name in expected if name.startswith("control.out."))
+    return {f"additional_residual_{index}": expected[name][row] for index, name in enumerate(names)}
 
 
 def vae_decoder_db(name: str, package: Package) -> float:

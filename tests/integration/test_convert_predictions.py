@@ -27,6 +27,13 @@ def golden_inputs(name: str, row: int) -> dict[str, torch.Tensor]:
     }
 
 
+def lone_db(bundle: Path, *against: str | Path) -> float:
+    """The figure of a UNet that is verified without its bundle: it says itself what it is."""
+    package = bundle / "Resources" / "Unet.mlpackage"
+    (model,) = invoke("verify", package, "--against", *against)["models"].values()
+    return float(model["psnr_db"]["noise_pred"]["conversion"])
+
+
 def test_a_guidance_scale_is_baked_into_a_consistency_model(tmp_path: Path) -> None:
     source = tmp_path / "model"
     normalize_tiny("sd15", source, precision="fp16")
@@ -47,6 +54,7 @@ def test_a_guidance_scale_is_baked_into_a_consistency_model(tmp_path: Path) -> N
     assert "| guidance scale | 4, part of the Unet |" in (bundle / "README.md").read_text()
     (report,) = invoke("verify", bundle, "--against", source)["models"].values()
     assert report["psnr_db"]["noise_pred"]["conversion"] > FLOAT16_DB
+    assert lone_db(bundle, source) > FLOAT16_DB
 
     inputs = golden_inputs("sd15", 1)
     package = Package.open(bundle / "Resources" / "Unet.mlpackage")
@@ -92,6 +100,7 @@ def test_v_becomes_epsilon(tmp_path: Path) -> None:
         assert psnr_db(epsilon, actual) > FLOAT16_DB
     verified = invoke("verify", bundle, "--against", *tiny_arguments("sd21-v"))
     assert verified["models"]["unet"]["psnr_db"]["noise_pred"]["conversion"] > FLOAT16_DB
+    assert lone_db(bundle, *tiny_arguments("sd21-v")) > FLOAT16_DB
 
 
 def test_attention_beyond_float16(tmp_path: Path) -> None:

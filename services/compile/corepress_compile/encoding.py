@@ -88,7 +88,7 @@ def encode(
 
 
 def _palettized(weight: Tensor, bits: int, group_size: int | None, modern: bool) -> Encoded:
-    groups = _groups(weight.shape[0], group_size)
+    groups = groups_of(weight.shape[0], group_size)
     palettes, indices = palettize(weight, bits, groups)
     lut = palettes.astype(weight.numpy().dtype)
     if modern:
@@ -109,7 +109,7 @@ def _palettized(weight: Tensor, bits: int, group_size: int | None, modern: bool)
 def _linear(weight: Tensor, bits: int, group_size: int | None, modern: bool) -> Encoded:
     """Symmetric about zero, each block of a scale of its own."""
     outputs, inputs = weight.shape[:2]
-    blocks = weight.float().reshape(outputs, _groups(inputs, group_size), -1)
+    blocks = weight.float().reshape(outputs, groups_of(inputs, group_size), -1)
     largest = (1 << (bits - 1)) - 1
     # Values are divided by the scale as it will be stored, so that rounding it costs nothing
     scale = (blocks.abs().amax(2, keepdim=True) / largest).to(weight.dtype).float()
@@ -137,6 +137,6 @@ def _linear(weight: Tensor, bits: int, group_size: int | None, modern: bool) -> 
     )
 
 
-def _groups(channels: int, group_size: int | None) -> int:
+def groups_of(channels: int, group_size: int | None) -> int:
     """How many groups channels fall into; one where they cannot be divided so."""
     return channels // group_size if group_size and channels % group_size == 0 else 1

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 from corepress.domain.bundle import CHUNK_NUMBERS, MODEL_NAMES, model_of, whole_of
 from corepress.domain.errors import VerificationFailed
 from corepress.evaluate import Feature, Package
+from corepress_compile.metadata import baked_in
 from corepress_compile.spec import BuildSpec
 
 _ALL = ("sd", "sdxl", "sdxl-refiner")
@@ -173,13 +175,19 @@ def _check_chunks(first: Package, second: Package, spec: BuildSpec | None) -> Di
     return dimensions
 
 
-def spec_of(packages: Sequence[Package], family: str, clip_skip: int | None = None) -> BuildSpec:
-    """What a lone package was built as, going by its own inputs and outputs.
+def spec_of(
+    packages: Sequence[Package],
+    family: str,
+    clip_skip: int | None = None,
+    scheduler: Path | None = None,
+) -> BuildSpec:
+    """What a lone package was built as, going by its own inputs, outputs and metadata.
 
     Args:
         packages: the package, or two chunks; its file name tells the component.
         family: of the checkpoint that it is said to be made of.
-        clip_skip: see `BuildSpec`.
+        clip_skip: see `BuildSpec`; None: what the package says.
+        scheduler: the folder of the checkpoint's scheduler.
 
     Raises:
         VerificationFailed: it has not the interface of such a model.
@@ -194,6 +202,7 @@ def spec_of(packages: Sequence[Package], family: str, clip_skip: int | None = No
             dimensions["image_height"] // _USUAL_SCALE,
             dimensions["image_width"] // _USUAL_SCALE,
         )
+    baked = baked_in(package.metadata)
     spec = BuildSpec(
         component=_COMPONENTS[whole_of(model_of(package.path))],
         family=family,
@@ -202,7 +211,9 @@ def spec_of(packages: Sequence[Package], family: str, clip_skip: int | None = No
         latent_size=latent_size,
         vae_scale_factor=dimensions.get("scale", _USUAL_SCALE),
         batch=dimensions.get("batch", 1),
-        clip_skip=clip_skip,
+        clip_skip=baked.clip_skip if clip_skip is None else clip_skip,
+        guidance_scale=baked.guidance_scale,
+        scheduler=scheduler if baked.epsilon_output else None,
     )
     check_packages(packages, spec)
     return spec

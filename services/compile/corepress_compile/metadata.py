@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from string import digits
 
 from coremltools.proto import Model_pb2
 
+from corepress.domain.recipe import DEFAULT_GUIDANCE_SCALE, UNETS
 from corepress_compile.spec import BuildSpec
+
+_CLIP_SKIP = "corepress.clip_skip"
+_GUIDANCE_SCALE = "corepress.guidance_scale"
+_PREDICTION = "corepress.prediction_type"
+"""Of UNets that give another prediction than they were trained for."""
 
 _SEE_BUNDLE = "See the README.md of the bundle that this model was published in"
 
@@ -39,6 +46,32 @@ _FEATURES: Mapping[str, str] = {
 """By name, without the number of what is numbered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """What of a build no input and no output shows."""
+
+    clip_skip: int | None
+    guidance_scale: float
+    epsilon_output: bool
+
+
+def baked_in(metadata: Mapping[str, str]) -> Baked:
+    """What a package's metadata tells of it; of other tools' packages, the defaults."""
+    clip_skip = metadata.get(_CLIP_SKIP, "")
+    return Baked(
+        clip_skip=int(clip_skip) if clip_skip.isdecimal() else None,
+        guidance_scale=_number(metadata.get(_GUIDANCE_SCALE), DEFAULT_GUIDANCE_SCALE),
+        epsilon_output=metadata.get(_PREDICTION) == "epsilon",
+    )
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    try:
+        return float(text) if text is not None else otherwise
+    except ValueError:
+        return otherwise
+
+
 def describe(model: Model_pb2.Model, spec: BuildSpec, description: str) -> None:
     """Fill in a model's metadata and the descriptions of its inputs and outputs.
 
@@ -49,5 +82,11 @@ def describe(model: Model_pb2.Model, spec: BuildSpec, description: str) -> None:
     metadata.versionString = spec.family
     metadata.author = _SEE_BUNDLE
     metadata.license = _SEE_BUNDLE
+    if spec.clip_skip is not None:
+        metadata.userDefined[_CLIP_SKIP] = str(spec.clip_skip)
+    if spec.component in UNETS and spec.guidance_scale != DEFAULT_GUIDANCE_SCALE:
+        metadata.userDefined[_GUIDANCE_SCALE] = str(spec.guidance_scale)
+    if spec.scheduler is not None:
+        metadata.userDefined[_PREDICTION] = "epsilon"
     for feature in (*model.description.input, *model.description.output):
         feature.shortDescription = _FEATURES[feature.name.rstrip(digits)]

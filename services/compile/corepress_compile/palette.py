@@ -39,13 +39,25 @@ def palettize(weight: Tensor, bits: int, groups: int) -> tuple[NDArray[np.float6
     Returns:
         (groups, 2^bits) palettes in ascending order, and uint8 indices in the weight's shape.
     """
+    palettes = best_palettes(weight, bits, groups)
+    return palettes, nearest(weight, palettes)
+
+
+def best_palettes(weight: Tensor, bits: int, groups: int) -> NDArray[np.float64]:
+    """The palettes alone, see `palettize`."""
     keys, values = _keys(weight)
-    palettes, indices = [], []
-    for group in keys.reshape(groups, -1):
-        palette, index_of_key = _palette(group, values, 1 << bits)
-        palettes.append(palette)
+    return np.stack([_palette(group, values, 1 << bits) for group in keys.reshape(groups, -1)])
+
+
+def nearest(weight: Tensor, palettes: NDArray[np.float64]) -> Tensor:
+    """The index of the nearest value of its palette for every element, see `palettize`."""
+    keys, values = _keys(weight)
+    indices = []
+    for palette, group in zip(palettes, keys.reshape(len(palettes), -1), strict=True):
+        between = (palette[1:] + palette[:-1]) / 2
+        index_of_key = torch.from_numpy(np.searchsorted(between, values).astype(np.uint8))
         indices.append(index_of_key.index_select(0, group))
-    return np.stack(palettes), torch.stack(indices).reshape(weight.shape)
+    return torch.stack(indices).reshape(weight.shape)
 
 
 def _keys(weight: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
@@ -59,16 +71,10 @@ def _keys(weight: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
     return keys, _FLOAT16_VALUES * 2.0**-exponent
 
 
-def _palette(
-    keys: Tensor, values: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.float64], Tensor]:
-    """The best palette of a size, and the index of the nearest of its values for every key."""
+def _palette(keys: Tensor, values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The best palette of a size."""
     counts = torch.bincount(keys, minlength=_KEYS).numpy()
     present = np.flatnonzero(counts)
     present = present[np.argsort(values[present], kind="stable")]
     centres = kmeans1d.cluster(values[present], size, weights=counts[present]).centroids
-    palette = np.pad(np.sort(centres), (0, size - len(centres)), mode="edge")
-    index_of_key = np.zeros(_KEYS, np.uint8)
-    between = (palette[1:] + palette[:-1]) / 2
-    index_of_key[present] = np.searchsorted(between, values[present])
-    return palette, torch.from_numpy(index_of_key)
+    return np.pad(np.sort(centres), (0, size - len(centres)), mode="edge")

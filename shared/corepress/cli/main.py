@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from corepress.cli.allocate import allocate
 from corepress.cli.catalogue import catalogue
 from corepress.cli.dead_letters import dead_letters
 from corepress.cli.doctor import doctor
@@ -56,7 +57,7 @@ def main() -> None:
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 for _command in (
-    *(inspect, normalize, run, verify, recipes, doctor),
+    *(inspect, normalize, run, verify, recipes, allocate, doctor),
     *(submit, status, watch, cancel, dead_letters, worker, topology),
     *(catalogue, rebuild_command, gc),
 ):

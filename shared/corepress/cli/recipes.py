@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from corepress.cli.output import command, print_json
-from corepress.recipes import built_in_names, built_in_text, load_recipe
+from corepress.recipes import built_in_names, built_in_text, load_recipe, purpose
 
 
 @click.command()
@@ -23,10 +23,11 @@ def recipes(name: str | None, as_json: bool) -> None:
     """
     if as_json:
         names = [name] if name else built_in_names()
-        print_json({"recipes": [asdict(load_recipe(each)) for each in names]})
+        print_json(
+            {"recipes": [asdict(load_recipe(each)) | {"purpose": purpose(each)} for each in names]}
+        )
     elif name:
         click.echo(built_in_text(name), nl=False)
     else:
         for each in built_in_names():
-            first = built_in_text(each).splitlines()[0].removeprefix("# ")
-            click.echo(f"{each:<16} {first}")
+            click.echo(f"{each:<16} {purpose(each)}")

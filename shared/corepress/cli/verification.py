@@ -272,7 +272,7 @@ def evaluate_against(
         checked: what to evaluate.
         sources: the checkpoints, see `opened_sources`; what was made of another than these is left
             out.
-        clip_skip: of a lone text encoder; a bundle's manifest tells it.
+        clip_skip: of a lone text encoder that does not say; a bundle's manifest tells it.
         native: whether to take the native figures too.
         display: is told how far it has come.
 
@@ -292,7 +292,9 @@ def evaluate_against(
         if manifest:
             spec = published_spec(manifest, name, source.folder / "scheduler")
         else:
-            spec = spec_of(list(packages.values()), source.family, clip_skip)
+            spec = spec_of(
+                list(packages.values()), source.family, clip_skip, source.folder / "scheduler"
+            )
         component = SOURCE_COMPONENT[spec.component]
         if component not in source.digests:
             raise InvalidRequest(

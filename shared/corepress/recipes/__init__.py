@@ -41,6 +41,15 @@ def built_in_text(name: str) -> str:
     return files(__package__).joinpath(f"{name}.yaml").read_text()
 
 
+def purpose(name: str) -> str:
+    """What a built-in recipe is for: the first line of its file, a comment.
+
+    Raises:
+        UnsupportedRecipe: there is none of this name.
+    """
+    return built_in_text(name).splitlines()[0].removeprefix("# ")
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe by its built-in name, or from a file.
 
