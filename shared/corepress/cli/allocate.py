@@ -167,7 +167,8 @@ def _allocated(
     from corepress_compile.allocate import Allocator  # noqa: PLC0415
     from corepress_compile.spec import BuildSpec  # noqa: PLC0415
 
-    with opened_sources(source, {}, options, display) as sources:
+    request = JobRequest(str(source), (), "", options)
+    with opened_sources(request, display) as sources:
         normalized = sources[CHECKPOINT]
         folder = normalized.folder / SOURCE_COMPONENT[wish.component]
         needed_bytes = peak_memory_bytes(node.parameters, component_in(folder))
