@@ -1,5 +1,7 @@
 """Repositories on a Hugging Face hub: listed by its own client, read as files on a web server.
 
+The client's downloads end in a cache folder; these are hashed on their way into the store.
+
 ``HF_ENDPOINT`` names another hub than huggingface.co; the token is the one that `huggingface_hub`
 finds: ``HF_TOKEN``, or what ``hf auth login`` left.
 """
