@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from corepress_compile.allocate import Allocation
 
 _WIDTH, _HEIGHT = 640, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 20, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 40, 20, 60
 _COLOURS = ("#0b6e4f", "#b5541c")
 _STEP_DB = 10
 _TICKS = 6

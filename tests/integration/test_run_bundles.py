@@ -281,15 +281,24 @@ def test_several_sizes_give_several_builds(run_job: Any) -> None:
     recipe = write_recipe(
         job.folder, "sizes", sizes=[GOLDEN_SIZE, [64, 32]], components=["vae_decoder"]
     )
-    steps = cached(job.again(recipe, "sizes"))
+    finished = job.again(recipe, "sizes")
+    steps = cached(finished)
     publishing = {"publish-sizes-32x32", "publish-sizes-64x32"}
     done_now = {step for step, done in steps.items() if not done}
     assert len(done_now - publishing) == 1  # the first size's decoder is the earlier run's
     assert publishing < done_now
+    (shared,) = finished.document["jobs"][0]["shared_weights"]
+    assert shared["models"] == ["sizes-32x32/vae_decoder", "sizes-64x32/vae_decoder"]
     for size, shape in (("32x32", [1, 3, 32, 32]), ("64x32", [1, 3, 32, 64])):
         bundle = job.folder / "sizes" / "model" / f"sizes-{size}"
         (decoder,) = json.loads((bundle / "manifest.json").read_text())["components"].values()
         assert decoder["outputs"] == [{"name": "image", "shape": shape, "dtype": "float32"}]
+        weights = bundle / decoder["path"] / "Data/com.apple.CoreML/weights/weight.bin"
+        assert decoder["weights"] == {
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "bytes": weights.stat().st_size,
+        }
+        assert decoder["weights"]["sha256"] == shared["sha256"]
 
 
 @pytest.mark.parametrize(

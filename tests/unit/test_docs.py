@@ -165,6 +165,7 @@ def test_every_built_in_recipe_is_listed_and_shown() -> None:
         assert parse_recipe(shown, name).name == name
     document = json.loads(CliRunner().invoke(main, ["recipes", "--json"]).stdout)
     assert [recipe["name"] for recipe in document["recipes"]] == built_in_names()
+    assert all(recipe["purpose"].startswith("For ") for recipe in document["recipes"])
     assert CliRunner().invoke(main, ["recipes", "none-such"]).exit_code == 3
 
 

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from corepress.domain.errors import InvalidRequest
-from corepress.domain.recipe import DENOISERS, UNCOMPRESSED_BITS, Bits
+from corepress.domain.recipe import DENOISERS, UNCOMPRESSED_BITS, VAES, Bits
 from corepress_compile.bit_path import BitPath, Option
 from corepress_compile.damage import damage_of_all, damages_of_each
 from corepress_compile.layer_palettes import LayerPalettes
@@ -24,6 +24,8 @@ _MOST_GROUPS = 400
 _MOST_POSITIONS = 1024
 """Of a latent on which groups are tried: a larger one is halved until it has no more. Which layers
 do most damage hardly depends on the image's size; what is chosen is measured at the full size."""
+_MOST_POSITIONS_OF_VAES = 256
+"""Each of these is 64 pixels, whose activations are most of what a VAE takes."""
 _TRIED_WITH: Bits = 4
 """Under other bits, a group's damage is taken to grow with the squared error of its weights."""
 _TRIES = 6
@@ -100,7 +102,8 @@ class Allocator:
 
     def path(self) -> BitPath:
         """Choices of ever fewer bits, by what each group of layers does to the outputs."""
-        small = replace(self._spec, latent_size=_halved(self._spec.latent_size))
+        most = _MOST_POSITIONS_OF_VAES if self._spec.component in VAES else _MOST_POSITIONS
+        small = replace(self._spec, latent_size=_halved(self._spec.latent_size, most))
         network = load_network(small, self._folder)
         tried = damages_of_each(
             network,
@@ -215,8 +218,8 @@ def grouped(layers: Sequence[str], most: int) -> dict[str, list[str]]:
         depth -= 1
 
 
-def _halved(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """A latent size of few positions, whose sides divide as far as those of the given one do."""
-    while size and prod(size) > _MOST_POSITIONS and all(side % 16 == 0 for side in size):
+def _halved(size: tuple[int, int] | None, most: int) -> tuple[int, int] | None:
+    """A latent size of few positions, whose sides are multiples of 8 where those given are."""
+    while size and prod(size) > most and all(side % 16 == 0 for side in size):
         size = (size[0] // 2, size[1] // 2)
     return size

@@ -15,6 +15,8 @@ from corepress.domain.composition import VAE, lora_role
 from corepress.domain.plan import step_of
 from corepress.domain.recipe import SOURCE_COMPONENT, gives_epsilon
 
+_WEIGHT_FILE = "weights/weight.bin"
+
 
 def bundle_manifest(
     parameters: Mapping[str, Any], models: Mapping[str, Artifact]
@@ -121,6 +123,7 @@ def _model(name: str, artifact: Artifact, facts: Mapping[str, Any]) -> dict[str,
         "path": f"{RESOURCES}/{_root(artifact)}",
         "sha256": tree_sha256(artifact),
         "bytes": artifact.size_bytes,
+        "weights": _weights(artifact),
         "precision": facts["precision"],
         "psnr_db": {name: db for name, db in facts["psnr_db"].items() if name in outputs},
         "stamped_from": None,
@@ -128,6 +131,14 @@ def _model(name: str, artifact: Artifact, facts: Mapping[str, Any]) -> dict[str,
         "inputs": interface["inputs"],
         "outputs": interface["outputs"],
     }
+
+
+def _weights(artifact: Artifact) -> dict[str, Any] | None:
+    """A model's weight file, by which builds of several sizes are seen to share it."""
+    for path, blob in artifact.files.items():
+        if path.endswith(_WEIGHT_FILE):
+            return {"sha256": blob.digest.removeprefix("sha256:"), "bytes": blob.size_bytes}
+    return None
 
 
 def _root(model: Artifact) -> PurePosixPath:

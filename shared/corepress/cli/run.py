@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,7 @@ def _finish(
         "name": request.name,
         "actions": dict(display.actions),
         "builds": bundles,
+        "shared_weights": _shared_weights(bundles),
         "errors": {node: dict(error) for node, error in outcome.errors.items()},
     }
 
@@ -182,7 +184,31 @@ def _lay_out(pipeline: Pipeline, action: str, folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "bytes": bundle.size_bytes,
         "psnr_db": {name: component["psnr_db"] for name, component in components.items()},
+        "weights": {
+            name: component["weights"]
+            for name, component in components.items()
+            if component["weights"]
+        },
     }
+
+
+def _shared_weights(bundles: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Weight files that several builds have, such as those of several sizes: kept once."""
+    users: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    sizes_bytes: dict[str, int] = {}
+    for build, bundle in bundles.items():
+        for name, weights in bundle["weights"].items():
+            users[weights["sha256"]].append((build, name))
+            sizes_bytes[weights["sha256"]] = weights["bytes"]
+    return [
+        {
+            "sha256": sha256,
+            "bytes": sizes_bytes[sha256],
+            "models": [f"{build}/{name}" for build, name in models],
+        }
+        for sha256, models in users.items()
+        if len(models) > 1
+    ]
 
 
 def _conclude(finished: list[dict[str, Any]], compile_wish: str, as_json: bool) -> None:
@@ -208,6 +234,9 @@ def _print_words(finished: list[dict[str, Any]], compile_wish: str) -> None:
                 for output, figures in outputs.items():
                     shown = "  ".join(f"{figure} {db_text(db)}" for figure, db in figures.items())
                     click.echo(f"  {component:<16} {output:<18} {shown}")
+        for shared in job["shared_weights"]:
+            models = ", ".join(shared["models"])
+            click.echo(f"  the same weights, kept once ({size_text(shared['bytes'])}): {models}")
         repeated = all(action["cached"] for action in job["actions"].values())
         if job["actions"] and repeated and not job["errors"]:
             click.echo("  nothing to do: every step was done before")
