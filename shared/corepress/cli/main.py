@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
+from typing import Any
 
 import click
+
+from corepress.cli.output import print_json, usage_document
 
 _COMMANDS = {
     "inspect": "inspect",
@@ -25,8 +28,11 @@ _COMMANDS = {
 """The module of each command; only that of the one that is called is loaded."""
 
 
-class Commands(click.Group):
-    """The commands of `_COMMANDS`, which are functions of their names."""
+class _Commands(click.Group):
+    """The commands of `_COMMANDS`, which are functions of their names.
+
+    It says what is wrong with a command line in JSON too, where that was asked for.
+    """
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Their names."""
@@ -40,9 +46,20 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named."""
+        as_json = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if as_json:
+                print_json({"error": usage_document(error)})
+            raise
+
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="corepress", prog_name="corepress")
 def main() -> None:
