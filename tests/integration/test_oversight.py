@@ -17,9 +17,10 @@ from corepress.domain.job import JobRequest
 from corepress.messages.events import Event
 from corepress.messages.work import Work
 from corepress.ports.telemetry import NodeRef
-from corepress.runtime import dead_letters, job_events, job_index, jobs, oversight
+from corepress.runtime import dead_letters, job_events, job_index, jobs, oversight, presence
 from corepress.runtime.job_events import EventTelemetry
 from corepress.runtime.oversight import status
+from corepress.runtime.presence import present, stages_with_workers
 from corepress.runtime.stage_process import StageProcess
 from corepress_intake.opening import open_job
 from corepress_intake.request import Submission
@@ -241,3 +242,21 @@ def test_events_are_gathered_by_several_at_once(machine: Machine, root: Path) ->
             assert job_events.history(machine.store, "busy") == events
     assert job_events.history(machine.store, "busy") == events
     assert jobs.result(machine.store, "busy") is None
+
+
+# workers
+
+
+def test_a_job_tells_what_it_waits_for(machine: Machine) -> None:
+    job = machine.submit()
+    assert oversight.waiting_stages(machine.store, job) == {"fetch"}
+    machine.worker().step(1)
+    assert oversight.waiting_stages(machine.store, job) == {"normalize"}
+    assert stages_with_workers(machine.store, machine.clock) == set()
+    with present(machine.store, machine.clock, "one", ["fetch", "normalize"]):
+        while not list(machine.store.keys("workers/")):
+            pass
+        assert stages_with_workers(machine.store, machine.clock) == {"fetch", "normalize"}
+        machine.clock.ahead_s += presence.LIFETIME_S + 1  # and nothing was heard of it since
+        assert stages_with_workers(machine.store, machine.clock) == set()
+    assert list(machine.store.keys("workers/")) == []

@@ -32,17 +32,23 @@ DOCUMENTS = [
 READERS = ("inspect", "normalize", "run", "verify")
 
 
+def commands_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def leaves(group: click.Group = main, parents: tuple[str, ...] = ()) -> dict[str, click.Command]:
     """All commands by their names, those in groups with the group's before."""
     found: dict[str, click.Command] = {}
-    for name, each in group.commands.items():
+    for name, each in commands_of(group).items():
         names = (*parents, name)
         found |= leaves(each, names) if isinstance(each, click.Group) else {" ".join(names): each}
     return found
 
 
 def groups() -> dict[str, click.Command]:
-    return {name: each for name, each in main.commands.items() if isinstance(each, click.Group)}
+    return {name: each for name, each in commands_of(main).items() if isinstance(each, click.Group)}
 
 
 def fenced_commands() -> list[str]:

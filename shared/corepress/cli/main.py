@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import Any
 
 import click
 
-from corepress.cli.allocate import allocate
-from corepress.cli.catalogue import catalogue
-from corepress.cli.dead_letters import dead_letters
-from corepress.cli.doctor import doctor
-from corepress.cli.gc import gc
-from corepress.cli.inspect import inspect
-from corepress.cli.normalize import normalize
 from corepress.cli.output import print_json, usage_document
-from corepress.cli.rebuild import rebuild_command
-from corepress.cli.recipes import recipes
-from corepress.cli.run import run
-from corepress.cli.status import cancel, status, watch
-from corepress.cli.submit import submit
-from corepress.cli.topology import topology
-from corepress.cli.verify import verify
-from corepress.cli.worker import worker
+
+_COMMANDS = {
+    "inspect": "inspect",
+    "normalize": "normalize",
+    "run": "run",
+    "verify": "verify",
+    "recipes": "recipes",
+    "allocate": "allocate",
+    "doctor": "doctor",
+    "submit": "submit",
+    "status": "status",
+    "watch": "status",
+    "cancel": "status",
+    "dead-letters": "dead_letters",
+    "worker": "worker",
+    "topology": "topology",
+    "catalogue": "catalogue",
+    "rebuild": "rebuild",
+    "gc": "gc",
+}
+"""The module of each command; only that of the one that is called is loaded."""
 
 
 class _Commands(click.Group):
-    """Says what is wrong with a command line in JSON too, where that was asked for."""
+    """The commands of `_COMMANDS`, which are functions of their names.
+
+    It says what is wrong with a command line in JSON too, where that was asked for.
+    """
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Their names."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of them, None of an unknown name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"corepress.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named."""
@@ -55,10 +77,3 @@ def main() -> None:
 
 # it warns on every host that is no Mac, and of every torch newer than itself
 logging.getLogger("coremltools").setLevel(logging.ERROR)
-
-for _command in (
-    *(inspect, normalize, run, verify, recipes, allocate, doctor),
-    *(submit, status, watch, cancel, dead_letters, worker, topology),
-    *(catalogue, rebuild_command, gc),
-):
-    main.add_command(_command)
