@@ -9,6 +9,7 @@ import click
 from corepress.cli.catalogue import catalogue
 from corepress.cli.dead_letters import dead_letters
 from corepress.cli.doctor import doctor
+from corepress.cli.export import export
 from corepress.cli.gc import gc
 from corepress.cli.inspect import inspect
 from corepress.cli.normalize import normalize
@@ -37,7 +38,7 @@ def main() -> None:
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 for _command in (
-    *(inspect, normalize, run, verify, recipes, doctor),
+    *(inspect, normalize, run, verify, export, recipes, doctor),
     *(submit, status, watch, cancel, dead_letters, worker, topology),
     *(catalogue, rebuild_command, gc),
 ):
