@@ -108,7 +108,7 @@ def test_fenced_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.Mo
         if path.suffix and path.suffix != ".mlpackage":
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        elif name == "verify":
+        elif name in ("verify", "export"):
             path.mkdir(parents=True)
     subcommand(name).make_context(name, arguments)
 

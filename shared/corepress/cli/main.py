@@ -15,6 +15,7 @@ _COMMANDS = {
     "normalize": "normalize",
     "run": "run",
     "verify": "verify",
+    "export": "export",
     "recipes": "recipes",
     "allocate": "allocate",
     "doctor": "doctor",
