@@ -47,14 +47,14 @@ _GATHER_EVERY_S = 20.0
 _STAGE_PROCESS = "from corepress.fleet import stage_process_main; stage_process_main()"
 
 
-def resolve_sources(request: JobRequest) -> dict[str, Mapping[str, Any]]:
-    """A job's sources at this moment, by role.
+def resolve_sources(request: JobRequest) -> tuple[JobRequest, dict[str, Mapping[str, Any]]]:
+    """A request, and its sources at this moment by role.
 
     Raises:
         PermanentError, TransientError: see `corepress_fetch.source.resolve`.
     """
     tokenizer = request.options.tokenizer
-    return {
+    return request, {
         role: resolve(uri, tokenizer if role == CHECKPOINT else None)
         for role, uri in request.checkpoints.items()
     }

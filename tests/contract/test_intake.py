@@ -64,11 +64,11 @@ class Intake:
     def step(self) -> None:
         assert self._worker.step(30.0)
 
-    def _resolve(self, request: JobRequest) -> Mapping[str, Mapping[str, Any]]:
+    def _resolve(self, request: JobRequest) -> tuple[JobRequest, Mapping[str, Mapping[str, Any]]]:
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return {"source": {"uri": request.source, **outcome}}
+        return request, {"source": {"uri": request.source, **outcome}}
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runtime_support import SMALL, Machine, Recorder, stage_process
@@ -152,12 +154,12 @@ def test_a_submission_is_opened_once_wherever_it_was_left(machine: Machine, root
     submission = opening(machine, "opened")
     source = {"script": {"journal": str(root / "opened.journal")}}
     resolve = {"source": source}
-    assert open_job(machine.store, machine.bus, submission, lambda _: resolve)
-    assert not open_job(machine.store, machine.bus, submission, lambda _: resolve)
+    assert open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
+    assert not open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
     sent = [Work.decode(body) for body in machine.bus.sent]
     assert [work.node for work in sent] == ["fetch", "fetch"]  # who sent the first may have died
     machine.finish(submission.job)
-    assert not open_job(machine.store, machine.bus, submission, lambda _: resolve)
+    assert not open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
     assert not machine.worker().step(0.0)
     assert machine.script("opened").runs("fetch") == 1
 
@@ -171,9 +173,28 @@ def test_a_refused_submission_may_be_opened_after_all(machine: Machine, root: Pa
     assert (now.state, now.nodes, now.errors.keys()) == ("failed", 0, {"intake"})
     assert indexed(machine, submission.job) == ("failed", 0)
     source = {"script": {"journal": str(root / "refused.journal")}}
-    assert open_job(machine.store, machine.bus, submission, lambda _: {"source": source})
+    assert open_job(
+        machine.store, machine.bus, submission, lambda asked: (asked, {"source": source})
+    )
     assert machine.finish(submission.job).errors == {}
     assert indexed(machine, submission.job) == ("done", 1)
+
+
+def test_sources_that_change_meanwhile_change_no_job(machine: Machine, root: Path) -> None:
+    """As when two take the same request in, or one died over it."""
+    submission = opening(machine, "moving")
+    request = replace(submission.request, source="script@1")
+    jobs.settle_request(machine.store, submission.job, request)
+
+    def resolve(asked: JobRequest) -> tuple[JobRequest, dict[str, dict[str, Any]]]:
+        pinned = asked if "@" in asked.source else replace(asked, source=f"{asked.source}@2")
+        script = {"journal": str(root / "moving.journal")}
+        return pinned, {"source": {"script": script, "uri": pinned.source}}
+
+    assert open_job(machine.store, machine.bus, submission, resolve)
+    assert jobs.request_of(machine.store, submission.job).source == "script@1"
+    work = Work.decode(machine.message(submission.job, "fetch"))
+    assert work.task.parameters["source"]["uri"] == "script@1"
 
 
 # events

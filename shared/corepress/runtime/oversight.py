@@ -157,3 +157,4 @@ def forget_refusal(store: Store, job: str) -> None:
     """Let a job that was refused before it began be opened after all."""
     if result(store, job) is not None and not is_open(store, job):
         reopen(store, job)
+        store.delete(document_key(job, "request"))
