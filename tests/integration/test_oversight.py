@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runtime_support import SMALL, Machine, Recorder, stage_process
@@ -17,9 +19,10 @@ from corepress.domain.job import JobRequest
 from corepress.messages.events import Event
 from corepress.messages.work import Work
 from corepress.ports.telemetry import NodeRef
-from corepress.runtime import dead_letters, job_events, job_index, jobs, oversight
+from corepress.runtime import dead_letters, job_events, job_index, jobs, oversight, presence
 from corepress.runtime.job_events import EventTelemetry
 from corepress.runtime.oversight import status
+from corepress.runtime.presence import present, stages_with_workers
 from corepress.runtime.stage_process import StageProcess
 from corepress_intake.opening import open_job
 from corepress_intake.request import Submission
@@ -151,12 +154,12 @@ def test_a_submission_is_opened_once_wherever_it_was_left(machine: Machine, root
     submission = opening(machine, "opened")
     source = {"script": {"journal": str(root / "opened.journal")}}
     resolve = {"source": source}
-    assert open_job(machine.store, machine.bus, submission, lambda _: resolve)
-    assert not open_job(machine.store, machine.bus, submission, lambda _: resolve)
+    assert open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
+    assert not open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
     sent = [Work.decode(body) for body in machine.bus.sent]
     assert [work.node for work in sent] == ["fetch", "fetch"]  # who sent the first may have died
     machine.finish(submission.job)
-    assert not open_job(machine.store, machine.bus, submission, lambda _: resolve)
+    assert not open_job(machine.store, machine.bus, submission, lambda asked: (asked, resolve))
     assert not machine.worker().step(0.0)
     assert machine.script("opened").runs("fetch") == 1
 
@@ -170,9 +173,28 @@ def test_a_refused_submission_may_be_opened_after_all(machine: Machine, root: Pa
     assert (now.state, now.nodes, now.errors.keys()) == ("failed", 0, {"intake"})
     assert indexed(machine, submission.job) == ("failed", 0)
     source = {"script": {"journal": str(root / "refused.journal")}}
-    assert open_job(machine.store, machine.bus, submission, lambda _: {"source": source})
+    assert open_job(
+        machine.store, machine.bus, submission, lambda asked: (asked, {"source": source})
+    )
     assert machine.finish(submission.job).errors == {}
     assert indexed(machine, submission.job) == ("done", 1)
+
+
+def test_sources_that_change_meanwhile_change_no_job(machine: Machine, root: Path) -> None:
+    """As when two take the same request in, or one died over it."""
+    submission = opening(machine, "moving")
+    request = replace(submission.request, source="script@1")
+    jobs.settle_request(machine.store, submission.job, request)
+
+    def resolve(asked: JobRequest) -> tuple[JobRequest, dict[str, dict[str, Any]]]:
+        pinned = asked if "@" in asked.source else replace(asked, source=f"{asked.source}@2")
+        script = {"journal": str(root / "moving.journal")}
+        return pinned, {"source": {"script": script, "uri": pinned.source}}
+
+    assert open_job(machine.store, machine.bus, submission, resolve)
+    assert jobs.request_of(machine.store, submission.job).source == "script@1"
+    work = Work.decode(machine.message(submission.job, "fetch"))
+    assert work.task.parameters["source"]["uri"] == "script@1"
 
 
 # events
@@ -241,3 +263,21 @@ def test_events_are_gathered_by_several_at_once(machine: Machine, root: Path) ->
             assert job_events.history(machine.store, "busy") == events
     assert job_events.history(machine.store, "busy") == events
     assert jobs.result(machine.store, "busy") is None
+
+
+# workers
+
+
+def test_a_job_tells_what_it_waits_for(machine: Machine) -> None:
+    job = machine.submit()
+    assert oversight.waiting_stages(machine.store, job) == {"fetch"}
+    machine.worker().step(1)
+    assert oversight.waiting_stages(machine.store, job) == {"normalize"}
+    assert stages_with_workers(machine.store, machine.clock) == set()
+    with present(machine.store, machine.clock, "one", ["fetch", "normalize"]):
+        while not list(machine.store.keys("workers/")):
+            pass
+        assert stages_with_workers(machine.store, machine.clock) == {"fetch", "normalize"}
+        machine.clock.ahead_s += presence.LIFETIME_S + 1  # and nothing was heard of it since
+        assert stages_with_workers(machine.store, machine.clock) == set()
+    assert list(machine.store.keys("workers/")) == []

@@ -23,7 +23,7 @@ def catalogue(name: str | None, as_json: bool) -> None:
       corepress catalogue
       corepress catalogue my-model --json
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (not every command needs boto3)
+    from corepress.connections import open_store  # noqa: PLC0415  (not every command needs boto3)
     from corepress.runtime.catalogue import latest, publications  # noqa: PLC0415
 
     found = publications(open_store(read_settings()))

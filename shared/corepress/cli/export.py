@@ -8,10 +8,10 @@ from typing import Literal
 import click
 
 from corepress.adapters.app_archive import write_archive
-from corepress.adapters.embedded.clone import clone_or_copy
 from corepress.cli.output import command, print_json
 from corepress.domain.apps import archive_stem, form_of, resources
 from corepress.domain.errors import OutputConflict
+from corepress.runtime.clone import clone_or_copy
 from corepress.runtime.output_folder import work_folder
 from corepress_publish.published import read_manifest
 

@@ -66,7 +66,7 @@ def gc(grace_s: float, state: Path | None, dry_run: bool, as_json: bool) -> None
             swept = _sweep(folder, inventory, grace_s, dry_run)
     else:
         from corepress.adapters.s3.inventory import S3Inventory  # noqa: PLC0415  (boto3)
-        from corepress.fleet import open_store  # noqa: PLC0415
+        from corepress.connections import open_store  # noqa: PLC0415
 
         store = open_store(settings)
         swept = _sweep(store, S3Inventory(store.location), grace_s, dry_run)

@@ -15,10 +15,10 @@ from corepress.domain.errors import from_document
 from corepress.domain.publication import Publication
 from corepress.domain.recipe import COMPONENTS
 from corepress.runtime.condition import parse_condition
-from corepress.runtime.rebuild import Rebuild, known_facts, rebuild, selected
+from corepress.runtime.rebuild import Rebuild, known_facts, rebuild_selected, selected
 
 
-@click.command("rebuild")
+@click.command()
 @click.option(
     "--component",
     "component_name",
@@ -39,9 +39,7 @@ from corepress.runtime.rebuild import Rebuild, known_facts, rebuild, selected
 )
 @click.option("--dry-run", is_flag=True, help="Only say what is selected.")
 @command
-def rebuild_command(
-    component_name: str, where: str, force: bool, dry_run: bool, as_json: bool
-) -> None:
+def rebuild(component_name: str, where: str, force: bool, dry_run: bool, as_json: bool) -> None:
     """Convert one component again, across all that is published, and publish new versions.
 
     Looks at the latest version of each build. Everything but the component is taken as it is.
@@ -52,7 +50,7 @@ def rebuild_command(
       corepress rebuild --component text_encoder --where "coremltools < 9" --dry-run
       corepress rebuild --component unet --where "family == sdxl and name != 'my-*'"
     """
-    from corepress.fleet import open_bus, open_store  # noqa: PLC0415  (pika and boto3)
+    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
     from corepress.runtime.catalogue import latest, publications  # noqa: PLC0415
 
     settings = read_settings()
@@ -64,7 +62,7 @@ def rebuild_command(
     else:
         bus = open_bus(settings)
         try:
-            done = rebuild(store, bus, component, chosen, force)
+            done = rebuild_selected(store, bus, component, chosen, force)
         finally:
             bus.close()
     errors = [dict(each.error) for each in done if each.error]
