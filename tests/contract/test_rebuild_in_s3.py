@@ -12,7 +12,7 @@ from corepress.domain.publication import Publication
 from corepress.domain.recipe import ComponentName, Recipe
 from corepress.runtime import catalogue, jobs
 from corepress.runtime.condition import parse_condition
-from corepress.runtime.rebuild import Rebuild, known_facts, rebuild, selected
+from corepress.runtime.rebuild import Rebuild, known_facts, rebuild_selected, selected
 
 TEXT = "text_encoder"
 OLD = "coremltools < 9"
@@ -36,7 +36,7 @@ def select(
 
 def rebuilt(fleet: Fleet, condition: str = OLD, force: bool = False) -> list[Rebuild]:
     """Submit what a condition selects, and work it off."""
-    done = rebuild(fleet.store, fleet.bus, TEXT, select(fleet, condition), force)
+    done = rebuild_selected(fleet.store, fleet.bus, TEXT, select(fleet, condition), force)
     for each in done:
         assert each.job is not None, each.error
         assert fleet.finish(each.job).errors == {}
@@ -114,8 +114,8 @@ def test_forced_they_do_it_again(fleet: Fleet) -> None:
 def test_asked_for_twice_it_is_one_job(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.finish(fleet.submit("model"))
     fleet.upgrade(monkeypatch, coremltools="9.0")
-    (first,) = rebuild(fleet.store, fleet.bus, TEXT, select(fleet))
-    (second,) = rebuild(fleet.store, fleet.bus, TEXT, select(fleet))
+    (first,) = rebuild_selected(fleet.store, fleet.bus, TEXT, select(fleet))
+    (second,) = rebuild_selected(fleet.store, fleet.bus, TEXT, select(fleet))
     assert first == second
     assert first.job is not None
     fleet.finish(first.job)
@@ -140,7 +140,7 @@ def test_what_is_gone_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> 
     (action,) = (each.steps["normalize"] for each in latest(fleet) if each.name == "model")
     fleet.store.delete(f"actions/{action}.json")
     fleet.upgrade(monkeypatch, coremltools="9.0")
-    first, second = rebuild(fleet.store, fleet.bus, TEXT, select(fleet))
+    first, second = rebuild_selected(fleet.store, fleet.bus, TEXT, select(fleet))
     assert first.job is None
     assert first.error is not None
     assert first.error["code"] == "invalid-request"

@@ -14,12 +14,11 @@ from corepress.domain.bundle import component_of
 from corepress.domain.errors import from_document
 from corepress.domain.publication import Publication
 from corepress.domain.recipe import COMPONENTS
-from corepress.runtime import rebuild as rebuilding
 from corepress.runtime.condition import parse_condition
-from corepress.runtime.rebuild import Rebuild, known_facts, selected
+from corepress.runtime.rebuild import Rebuild, known_facts, rebuild_selected, selected
 
 
-@click.command("rebuild")
+@click.command()
 @click.option(
     "--component",
     "component_name",
@@ -51,7 +50,7 @@ def rebuild(component_name: str, where: str, force: bool, dry_run: bool, as_json
       corepress rebuild --component text_encoder --where "coremltools < 9" --dry-run
       corepress rebuild --component unet --where "family == sdxl and name != 'my-*'"
     """
-    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (pika and boto3)
+    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
     from corepress.runtime.catalogue import latest, publications  # noqa: PLC0415
 
     settings = read_settings()
@@ -63,7 +62,7 @@ def rebuild(component_name: str, where: str, force: bool, dry_run: bool, as_json
     else:
         bus = open_bus(settings)
         try:
-            done = rebuilding.rebuild(store, bus, component, chosen, force)
+            done = rebuild_selected(store, bus, component, chosen, force)
         finally:
             bus.close()
     errors = [dict(each.error) for each in done if each.error]

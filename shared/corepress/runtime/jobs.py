@@ -186,7 +186,7 @@ def complete(
         request = request_of(store, job)
         settled = {**steps(store, job), node.id: {"action": action}}
         facts = {
-            role: _outputs(store, settled[step]["action"]).facts
+            role: outputs_of(store, settled[step]["action"]).facts
             for role, step in normalizing(request)
         }
         _write_plan(store, job, build_nodes(request, facts))
@@ -274,7 +274,7 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority:
     for node in state.runnable:
         if after is not None and after not in node.needs:
             continue
-        outputs = {needed: _outputs(store, done[needed]) for needed in node.needs}
+        outputs = {needed: outputs_of(store, done[needed]) for needed in node.needs}
         work = Work(job, node.id, node.task(outputs), priority)
         bus.publish(node.stage, work.encode(), priority)
     if all(node.id in settled for node in nodes):
@@ -368,7 +368,12 @@ def request_of(store: Store, job: str) -> JobRequest:
         raise InvalidRequest(f"there is no job {job}") from None
 
 
-def _outputs(store: Store, action: str) -> Outputs:
+def outputs_of(store: Store, action: str) -> Outputs:
+    """What a committed action made.
+
+    Raises:
+        StoreUnavailable: the store no longer has all of it.
+    """
     outputs = load_outputs(store, action)
     if outputs is None:
         raise StoreUnavailable(

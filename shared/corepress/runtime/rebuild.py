@@ -81,7 +81,7 @@ class Rebuild:
     error: Mapping[str, Any] | None = None
 
 
-def rebuild(
+def rebuild_selected(
     store: Store,
     bus: Bus,
     component: ComponentName,

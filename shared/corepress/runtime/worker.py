@@ -221,11 +221,10 @@ class Worker:
 
     def _publish(self, work: Work, action: str) -> None:
         """Make a bundle readable where people look for it."""
-        outputs = load_outputs(self._store, action) if work.task.stage == "publish" else None
-        if self._publisher is not None and outputs is not None:
+        if self._publisher is not None and work.task.stage == "publish":
+            bundle = jobs.outputs_of(self._store, action).artifacts["bundle"]
             build = work.node.removeprefix("publish-")
-            name = work.task.parameters["name"]
-            self._publisher.publish(work.job, name, build, outputs.artifacts["bundle"])
+            self._publisher.publish(work.job, work.task.parameters["name"], build, bundle)
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)
