@@ -6,9 +6,7 @@ Endpoint, region and credentials come from boto3's standard chain: ``AWS_ENDPOIN
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ from urllib3.exceptions import HTTPError
 
 from corepress.adapters.s3.client import S3Location, open_client
 from corepress.adapters.s3.handle import S3Handle
+from corepress.adapters.s3.pieces import in_pieces
 from corepress.domain.errors import (
     AccessDenied,
     CorepressError,
@@ -40,8 +39,6 @@ from corepress.domain.stage import Handle
 from corepress_fetch.http_retry import retrying
 from corepress_fetch.listing import chosen
 
-_PIECE_BYTES = 8 << 20
-_CONNECTIONS = 4
 _MOST_OBJECTS = 10_000
 
 
@@ -83,18 +80,8 @@ class S3File:
         Raises:
             SourceUnavailable: see `read`.
         """
-        pending: deque[Future[bytes]] = deque()
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="download") as pool:
-            try:
-                for offset in range(start, self.size_bytes, _PIECE_BYTES):
-                    step = min(_PIECE_BYTES, self.size_bytes - offset)
-                    pending.append(pool.submit(self.read, offset, step))
-                    if len(pending) > _CONNECTIONS:
-                        consume(pending.popleft().result())
-                while pending:
-                    consume(pending.popleft().result())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        for piece in in_pieces(self.read, start, self.size_bytes):
+            consume(piece)
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         with _translated(self.address):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from corepress.adapters.s3.client import S3Location, is_absent, retrying, translated
+from corepress.adapters.s3.pieces import in_pieces
 from corepress.adapters.s3.read_ahead import ReadAhead
 from corepress.domain.artifact import Digest
 from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable, StoreUnavailable
 from corepress.ports.store import BlobNotFound
+from corepress.runtime.direct_file import DirectFile
+from corepress.runtime.lanes import Lane
 
-_PIECE_BYTES = 16 << 20
-_CONNECTIONS = 4
+_AHEAD = 2
 _SHA256 = "sha256:"
 
 
@@ -86,8 +88,7 @@ class S3Handle:
             self._cache.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f"{path.name}.{token_hex(4)}")
             try:
-                self._download(temporary)
-                self._check(temporary, self._digest)
+                self._download(temporary, self._digest)
                 temporary.chmod(0o444)
                 temporary.replace(path)
             finally:
@@ -146,23 +147,21 @@ class S3Handle:
             raise StoreUnavailable(f"{self.key}: {len(data)} bytes came instead of {size_bytes}")
         return data
 
-    def _download(self, path: Path) -> None:
-        with path.open("wb") as file:
-            os.truncate(file.fileno(), self.size_bytes)
-
-            def fetch(offset: int) -> None:
-                size_bytes = min(_PIECE_BYTES, self.size_bytes - offset)
-                os.pwrite(file.fileno(), self.read(offset, size_bytes), offset)
-
-            with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                for _ in pool.map(fetch, range(0, self.size_bytes, _PIECE_BYTES)):
-                    pass
-
-    def _check(self, path: Path, digest: Digest) -> None:
-        """Hold a download to its digest, where that is one of bytes."""
-        if not digest.startswith(_SHA256):
-            return
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != _SHA256 + found:
-            raise StoreUnavailable(f"{self.key} arrived with the sha256 {found}")
+    def _download(self, path: Path, digest: Digest) -> None:
+        """Write a copy, and hold it to its digest, where that is one of bytes."""
+        hasher = hashlib.sha256()
+        is_hashed = digest.startswith(_SHA256)
+        file = DirectFile(path)
+        try:
+            with (
+                Lane("hash download", _AHEAD) as hashing,
+                Lane("write download", _AHEAD) as writing,
+            ):
+                for piece in in_pieces(self._fetch, 0, self.size_bytes):
+                    writing.submit(partial(file.write, piece))
+                    if is_hashed:
+                        hashing.submit(partial(hasher.update, piece))
+        finally:
+            file.close()
+        if is_hashed and digest != _SHA256 + hasher.hexdigest():
+            raise StoreUnavailable(f"{self.key} arrived with the sha256 {hasher.hexdigest()}")

@@ -30,12 +30,12 @@ from corepress.adapters.s3.client import (
 )
 from corepress.adapters.s3.handle import S3Handle
 from corepress.adapters.s3.read_ahead import ReadAhead
+from corepress.adapters.s3.upload import PART_BYTES
 from corepress.adapters.s3.writer import S3BlobWriter, blob_key, use_key
 from corepress.domain.artifact import Blob, Digest
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
 
-_PIECE_BYTES = 8 << 20
 _NONCE = "corepress-nonce"
 _NOTED_EVERY_S = 3600.0
 
@@ -155,7 +155,7 @@ class S3Store:
         if self.has(blob):
             return blob
         with self.writer(digest) as writer, path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
+            while piece := file.read(PART_BYTES):
                 writer.write(piece)
             return writer.commit(digest)
 

@@ -16,7 +16,7 @@ from corepress.adapters.s3.client import S3Location, retrying, translated
 from corepress.adapters.s3.handle import S3Handle
 
 _LEAST_PART_BYTES = 5 << 20
-_PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 _COPIED_PART_BYTES = 512 << 20
 _PARTS_AT_THIS_SIZE = 2000
 """A stream's length is not known: every 2,000 parts, parts double, which stay under 10,000."""
@@ -101,11 +101,19 @@ class Upload:
         return {"Bucket": self._location.bucket, "Key": self.key}
 
     def _append(self, data: bytes | memoryview) -> None:
-        self._buffer += data
-        size_bytes = _PART_BYTES << (len(self._parts) // _PARTS_AT_THIS_SIZE)
-        while len(self._buffer) >= size_bytes:
-            self._send(bytes(self._buffer[:size_bytes]))
-            del self._buffer[:size_bytes]
+        rest = memoryview(data)
+        while rest:
+            size_bytes = PART_BYTES << (len(self._parts) // _PARTS_AT_THIS_SIZE)
+            if not self._buffer and len(rest) >= size_bytes:
+                self._send(bytes(rest[:size_bytes]))
+                rest = rest[size_bytes:]
+                continue
+            part = rest[: max(0, size_bytes - len(self._buffer))]
+            self._buffer += part
+            rest = rest[len(part) :]
+            if len(self._buffer) >= size_bytes:
+                self._send(bytes(self._buffer))
+                self._buffer.clear()
 
     def _place_range(self) -> None:
         if self._range is None:
@@ -118,7 +126,7 @@ class Upload:
             passing = size_bytes
         end = offset + passing
         while offset < end:
-            step = min(_PART_BYTES, end - offset)
+            step = min(PART_BYTES, end - offset)
             self._append(source.read(offset, step))
             offset += step
         rest = size_bytes - passing

@@ -51,7 +51,7 @@ class S3BlobWriter:
         key = blob_key(location, digest) if digest else f"{location.prefix}uploads/{token_hex(16)}"
         self._upload = Upload(client, location, key)
         self._hasher = hashlib.sha256()
-        self._passes = True
+        self._is_hashed = digest is None
         self._size_bytes = 0
 
     @property
@@ -61,7 +61,8 @@ class S3BlobWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
-        self._hasher.update(data)
+        if self._is_hashed:
+            self._hasher.update(data)
         self._upload.write(data)
         self._size_bytes += len(data)
 
@@ -72,7 +73,7 @@ class S3BlobWriter:
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
         """Append a range of a stored file; of one on the same server, without moving it here."""
         if isinstance(source, S3Handle) and source.is_on_server_of(self._client):
-            self._passes = False
+            self._is_hashed = False
             self._upload.copy(source, offset, size_bytes)
             self._size_bytes += size_bytes
             return
@@ -82,7 +83,7 @@ class S3BlobWriter:
 
     def commit(self, digest: Digest | None = None) -> Blob:
         """Make the blob appear under ``digest``, by default its sha256."""
-        if digest is None and self._passes:
+        if digest is None and self._is_hashed:
             digest = Digest("sha256:" + self._hasher.hexdigest())
         if digest is not None and not self._upload.has_begun:
             self._digest, self._upload.key = digest, blob_key(self._location, digest)
