@@ -37,6 +37,7 @@ from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime import job_index
 from corepress.runtime.job_events import EventTelemetry
+from corepress.runtime.presence import present
 from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
@@ -126,6 +127,7 @@ class FleetWorker:
 
     Raises:
         InvalidRequest: see `open_bus` and `open_store`.
+        CompilerUnavailable: this host cannot run one of the stages.
     """
 
     def __init__(
@@ -145,8 +147,13 @@ class FleetWorker:
         self._failure: BaseException | None = None
         self._owner = f"{platform.node()}-{os.getpid()}-{token_hex(4)}"
         self._clock = SystemClock()
-        self._stages = tuple(stage for stage in stages if stage != INTAKE)
-        work = [self._take_in] if INTAKE in stages else []
+        self._names = tuple(stages)
+        declared = stage_loaders()
+        self._stages = {name: declared[name]() for name in stages if name != INTAKE}
+        for stage in self._stages.values():
+            stage.tools()
+        work = [self._be_present]
+        work += [self._take_in] if INTAKE in stages else []
         work += [self._run_stages] if self._stages else []
         self._threads = [
             threading.Thread(target=self._work, args=(each,), name=each.__name__, daemon=True)
@@ -197,6 +204,10 @@ class FleetWorker:
     def _connect(self) -> Bus:
         return open_bus(self._settings, self._owner)
 
+    def _be_present(self) -> None:
+        with present(open_store(self._settings), self._clock, self._owner, self._names):
+            self._stop.wait()
+
     def _take_in(self) -> None:
         store = open_store(self._settings)
 
@@ -215,8 +226,6 @@ class FleetWorker:
         keep_at(self._connect, handler, self._stop, self._trouble)
 
     def _run_stages(self) -> None:
-        declared = stage_loaders()
-        stages = {name: declared[name]() for name in self._stages}
         with worker_folder(self._settings.state) as folder:
             cache = folder / "downloads"
             store = open_store(self._settings, cache)
@@ -232,7 +241,7 @@ class FleetWorker:
                 self._worker = Worker(
                     store,
                     bus,
-                    stages,
+                    self._stages,
                     runner,
                     self._clock,
                     told,

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from corepress.cli.output import command, print_json, words
-from corepress.cli.watching import conclude, job_document, watch_jobs
+from corepress.cli.watching import WAITS_FOR_MAC, conclude, job_document, watch_jobs
 from corepress.config import read_settings
 from corepress.runtime import job_index, jobs, oversight
 from corepress.runtime.job_events import history
@@ -108,6 +108,8 @@ def _print_job(document: dict[str, Any]) -> None:
     click.echo(f"{document['job']}  {document['state']}")
     click.echo(f"  source  {document['source']}")
     click.echo(f"  steps   {steps['settled']} of {steps['known']} known by now are settled")
+    if document["waits_for"]:
+        click.echo(f"  {WAITS_FOR_MAC}")
     for event in document["events"]:
         what = event.get("node", "")
         more = f"{event['seconds']:.1f} s" if "seconds" in event else ""

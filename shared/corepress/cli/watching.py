@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -16,13 +16,16 @@ from corepress.config import Settings
 from corepress.domain.errors import InvalidRequest, TransientError, from_document
 from corepress.domain.publication import build_prefix, version_of
 from corepress.messages.events import Event
+from corepress.ports.clock import SystemClock
 from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
-from corepress.runtime.oversight import status
+from corepress.runtime.oversight import status, waits_for
 
 _LOOK_EVERY_S = 1.0
+_ASK_FOR_MACS_EVERY_S = 10.0
+WAITS_FOR_MAC = "waits for a Mac: no compile worker is connected"
 
 
 def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -38,7 +41,8 @@ def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]
     from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     store = open_store(settings)
-    left, looked_s = set(names), 0.0
+    left, looked_s, asked_s = set(names), 0.0, 0.0
+    told: set[str] = set()
     with ProgressDisplay() as display, _listening(settings, names) as listen:
         while left:
             if (body := listen()) is not None:
@@ -46,6 +50,12 @@ def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]
             if time.monotonic() - looked_s > _LOOK_EVERY_S:
                 left = {name for name in left if jobs.result(store, name) is None}
                 looked_s = time.monotonic()
+            if time.monotonic() - asked_s > _ASK_FOR_MACS_EVERY_S:
+                waiting = _waiting_for_macs(store, left - told)
+                told |= waiting
+                for name in sorted(waiting):
+                    display.say(f"{name}: {WAITS_FOR_MAC}")
+                asked_s = time.monotonic()
     return [job_document(settings, store, name) for name in names]
 
 
@@ -61,6 +71,7 @@ def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
         "name": now.name,
         "source": now.source,
         "state": now.state,
+        "waits_for": waits_for(store, SystemClock(), job),
         "steps": {"settled": now.settled, "known": now.nodes},
         "builds": {
             build: _published(settings, store, now.name, build, action)
@@ -108,6 +119,16 @@ def show(display: ProgressDisplay, body: bytes) -> None:
             display.retried(ref, told["error"], told["delay_s"])
         case "step.failed":
             display.failed(ref, told["error"])
+
+
+def _waiting_for_macs(store: Store, names: Collection[str]) -> set[str]:
+    """Those of the jobs, as far as they are known yet, that need a Mac while there is none."""
+    waiting = set()
+    for name in names:
+        with suppress(InvalidRequest):
+            if waits_for(store, SystemClock(), name):
+                waiting.add(name)
+    return waiting
 
 
 @contextmanager

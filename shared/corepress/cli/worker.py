@@ -19,12 +19,19 @@ from corepress.ports.bus import INTAKE
 from corepress.ports.telemetry import NodeRef
 
 _LOOK_EVERY_S = 0.2
+_ALIVE_EVERY_S = 5.0
 _LAST_WORDS_S = 15.0
 """What handing a delivery back may take."""
 
 
 class WorkerLog:
-    """A `corepress.ports.telemetry.Telemetry` for whoever looks into a service's log."""
+    """A `corepress.ports.telemetry.Telemetry` for whoever looks into a service's log.
+
+    ``troubled_until_s`` is a monotonic time before which store and bus cannot be told to be well.
+    """
+
+    def __init__(self) -> None:
+        self.troubled_until_s = time.monotonic() + _ALIVE_EVERY_S
 
     def started(self, ref: NodeRef) -> None:
         """The stage begins to run."""
@@ -51,6 +58,7 @@ class WorkerLog:
 
     def trouble(self, error: CorepressError, pause_s: float) -> None:
         """Store or bus failed."""
+        self.troubled_until_s = time.monotonic() + 2 * pause_s + _ALIVE_EVERY_S
         self.say("trouble", f"[{error.code}] {error.message} (again in {pause_s:.1f} s)")
 
     def say(self, subject: str, what: str) -> None:
@@ -74,8 +82,20 @@ class WorkerLog:
     metavar="SECONDS",
     help="How long a step that is running may go on when the worker is told to stop.",
 )
+@click.option(
+    "--alive",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Touched every few seconds unless store or bus fail, for health checks.",
+)
 @command
-def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json: bool) -> None:
+def worker(
+    stages: tuple[str, ...],
+    state: Path | None,
+    grace_s: float,
+    alive: Path | None,
+    as_json: bool,
+) -> None:
     """Work for the fleet: intake, fetch, normalize, convert, compile, publish.
 
     One step runs at a time; start more workers to use more of a host. SIGTERM and Ctrl-C end it:
@@ -110,7 +130,12 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
             signal.signal(number, stop)
         fleet.start()
         log.say("worker", f"at work on {', '.join(stages)}")
+        shown_s = 0.0
         while not fleet.wait(_LOOK_EVERY_S):
+            now_s = time.monotonic()
+            if alive and now_s > max(log.troubled_until_s, shown_s + _ALIVE_EVERY_S):
+                alive.touch()
+                shown_s = now_s
             if not told:
                 continue
             waited_s = time.monotonic() - told[0]

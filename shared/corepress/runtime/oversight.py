@@ -11,6 +11,7 @@ from typing import Any
 from corepress.domain.errors import Cancelled, CorepressError
 from corepress.domain.job import JobRequest
 from corepress.ports.bus import INTAKE, Bus
+from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.job_index import State, state_of
 from corepress.runtime.jobs import (
@@ -27,6 +28,7 @@ from corepress.runtime.jobs import (
     steps,
     write_request,
 )
+from corepress.runtime.presence import is_present
 
 _LOOK_EVERY_S = 2.0
 
@@ -67,6 +69,18 @@ def status(store: Store, job: str) -> JobStatus:
         outcome.builds if outcome else {},
         errors,
     )
+
+
+def waits_for(store: Store, clock: Clock, job: str) -> str | None:
+    """The stage that a job at work needs and nobody runs, which can only be that of a Mac.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    needs_mac = request_of(store, job).compile == "required"
+    if not needs_mac or result(store, job) is not None or is_present(store, clock, "compile"):
+        return None
+    return "compile"
 
 
 def cancel(store: Store, bus: Bus, job: str) -> bool:
