@@ -29,9 +29,8 @@ JOBS = ["bucket", "topology"]
 
 
 def tool(name: str) -> str:
-    found = shutil.which(
-        name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
+    folders = (str(Path(sys.executable).parent), os.environ["PATH"])
+    found = shutil.which(name, path=os.pathsep.join(folders))
     assert found, f"{name} is not installed: make setup"
     return found
 
