@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test servers lint types imports format bench matrix deploy-check clean
+.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix deploy-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ demo: $(SETUP) ## make a small checkpoint, convert it, show the bundle and its f
 
 run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safetensors
 	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
+
+fleet-local: $(SETUP) servers ## RabbitMQ, an S3 server and workers on this machine, until Ctrl-C
+	$(BIN)/python tests/fleet_local.py build/fleet
 
 test: $(SETUP) lint types imports servers ## all checks and tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile
@@ -58,7 +61,7 @@ bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an ho
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
 	$(BIN)/python tests/matrix/matrix.py
 
-deploy-check: $(SETUP) ## deploy/: hadolint, Docker Compose, shellcheck, and services' own environments
+deploy-check: $(SETUP) ## what deploy/ holds, and each service's own environment from the package index
 	$(BIN)/pytest tests/unit/test_containers.py tests/unit/test_launchd.py tests/unit/test_requirements.py
 	tests/deploy/environments.sh $(BIN)/python
 

@@ -80,7 +80,7 @@ def _refuse_other_systems() -> None:
     if sys.platform != "darwin":
         raise CompilerUnavailable(
             "compiling needs macOS: only there is a Core ML compiler",
-            hint="use --compile never here, and compile the published .mlpackage on a Mac",
+            hint="start a worker of compile on a Mac, or ask for --compile never",
         )
 
 

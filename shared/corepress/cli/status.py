@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from corepress.cli.output import command, print_json, words
-from corepress.cli.watching import WAITS_FOR_MAC, conclude, job_document, watch_jobs
+from corepress.cli.watching import conclude, job_document, lack_words, watch_jobs
 from corepress.config import read_settings
 from corepress.runtime import job_index, jobs, oversight
 from corepress.runtime.job_events import history
@@ -34,7 +34,7 @@ def status(job: str | None, states: tuple[State, ...], tag: str | None, as_json:
       corepress status --state running
       corepress status model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     store = open_store(settings)
@@ -72,7 +72,7 @@ def watch(job: str, as_json: bool) -> None:
     Example:
       corepress watch model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     jobs.request_of(open_store(settings), job)
@@ -89,7 +89,7 @@ def cancel(job: str, as_json: bool) -> None:
     Example:
       corepress cancel model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     bus = open_bus(settings)
@@ -108,12 +108,12 @@ def _print_job(document: dict[str, Any]) -> None:
     click.echo(f"{document['job']}  {document['state']}")
     click.echo(f"  source  {document['source']}")
     click.echo(f"  steps   {steps['settled']} of {steps['known']} known by now are settled")
-    if document["waits_for"]:
-        click.echo(f"  {WAITS_FOR_MAC}")
     for event in document["events"]:
         what = event.get("node", "")
         more = f"{event['seconds']:.1f} s" if "seconds" in event else ""
         click.echo(f"  {event['at']}  {event['kind']:<13} {what}  {more}".rstrip())
+    for stage in document["no_worker_for"]:
+        click.echo(f"  {lack_words(stage)}")
     for build in document["builds"].values():
         click.echo(f"  {build}")
     for error in document["errors"].values():

@@ -21,11 +21,11 @@ from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
-from corepress.runtime.oversight import status, waits_for
+from corepress.runtime.oversight import status, waiting_stages
+from corepress.runtime.presence import stages_with_workers
 
-_LOOK_EVERY_S = 1.0
-_ASK_FOR_MACS_EVERY_S = 10.0
-WAITS_FOR_MAC = "waits for a Mac: no compile worker is connected"
+_LISTEN_S = 1.0
+_LOOK_EVERY_S = 2.0
 
 
 def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -38,25 +38,40 @@ def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]
         InvalidRequest: bus or store are not named.
         AccessDenied: one of them refuses.
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     store = open_store(settings)
-    left, looked_s, asked_s = set(names), 0.0, 0.0
-    told: set[str] = set()
+    left, looked_s = set(names), 0.0
+    lacking: set[str] = set()
     with ProgressDisplay() as display, _listening(settings, names) as listen:
         while left:
             if (body := listen()) is not None:
                 show(display, body)
             if time.monotonic() - looked_s > _LOOK_EVERY_S:
                 left = {name for name in left if jobs.result(store, name) is None}
+                lacking = _tell_lack(display, store, left, lacking)
                 looked_s = time.monotonic()
-            if time.monotonic() - asked_s > _ASK_FOR_MACS_EVERY_S:
-                waiting = _waiting_for_macs(store, left - told)
-                told |= waiting
-                for name in sorted(waiting):
-                    display.say(f"{name}: {WAITS_FOR_MAC}")
-                asked_s = time.monotonic()
     return [job_document(settings, store, name) for name in names]
+
+
+def _tell_lack(
+    display: ProgressDisplay, store: Store, names: Collection[str], told: set[str]
+) -> set[str]:
+    """Say for which stages of these jobs there is no worker, unless that was told."""
+    wanted = set[str]().union(
+        *(waiting_stages(store, name) for name in names if jobs.is_open(store, name))
+    )
+    lacking = wanted - stages_with_workers(store, SystemClock()) if wanted else set()
+    for stage in sorted(lacking - told):
+        display.say(lack_words(stage))
+    return lacking
+
+
+def lack_words(stage: str) -> str:
+    """That a stage has no worker."""
+    if stage == "compile":
+        return "waiting for a Mac: no compile worker is connected"
+    return f"waiting for a worker of {stage}: none is connected"
 
 
 def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
@@ -66,13 +81,16 @@ def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
         InvalidRequest: there is no such job.
     """
     now = status(store, job)
+    waiting: set[str] = set()
+    if now.state == "running":
+        waiting = waiting_stages(store, job) - stages_with_workers(store, SystemClock())
     return {
         "job": job,
         "name": now.name,
         "source": now.source,
         "state": now.state,
-        "waits_for": waits_for(store, SystemClock(), job),
         "steps": {"settled": now.settled, "known": now.nodes},
+        "no_worker_for": sorted(waiting),
         "builds": {
             build: _published(settings, store, now.name, build, action)
             for build, action in now.builds.items()
@@ -121,20 +139,10 @@ def show(display: ProgressDisplay, body: bytes) -> None:
             display.failed(ref, told["error"])
 
 
-def _waiting_for_macs(store: Store, names: Collection[str]) -> set[str]:
-    """Those of the jobs, as far as they are known yet, that need a Mac while there is none."""
-    waiting = set()
-    for name in names:
-        with suppress(InvalidRequest):
-            if waits_for(store, SystemClock(), name):
-                waiting.add(name)
-    return waiting
-
-
 @contextmanager
 def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[], bytes | None]]:
     """Hear the events of jobs; while the bus is away, none."""
-    from corepress.fleet import events  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import events  # noqa: PLC0415  (see cli/submit.py)
 
     topics = [f"*.*.{name}" for name in names]
     stack = ExitStack()
@@ -145,12 +153,12 @@ def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[]
         try:
             if listen is None:
                 listen = stack.enter_context(events(settings, topics))
-            return listen(_LOOK_EVERY_S)
+            return listen(_LISTEN_S)
         except TransientError:
             listen = None
             with suppress(TransientError):
                 stack.close()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LISTEN_S)
             return None
 
     with stack:

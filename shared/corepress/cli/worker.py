@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from corepress.adapters.logging import logged
-from corepress.bootstrap import stage_loaders
+from corepress.bootstrap import stage_loaders, stage_names
 from corepress.cli.output import command, print_json, size_text
 from corepress.config import read_settings
 from corepress.domain.errors import CorepressError
@@ -109,11 +109,14 @@ def worker(
     """
     from corepress.fleet import FleetWorker  # noqa: PLC0415  (see cli/submit.py)
 
-    known = (INTAKE, *stage_loaders())
+    known = (INTAKE, *stage_names())
     if unknown := [stage for stage in stages if stage not in known]:
         raise click.BadParameter(
             f"there is no stage {unknown[0]!r}; there are {', '.join(known)}", param_hint="STAGE"
         )
+    loaders = stage_loaders()
+    for stage in set(stages) - {INTAKE}:
+        loaders[stage]().tools()  # refuses a host that lacks them
     settings = read_settings()
     if state is not None:
         settings = settings.model_copy(update={"state": state})
@@ -127,7 +130,8 @@ def worker(
             fleet.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, stop)
         fleet.start()
         log.say("worker", f"at work on {', '.join(stages)}")
         shown_s = 0.0

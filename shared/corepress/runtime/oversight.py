@@ -10,8 +10,8 @@ from typing import Any
 
 from corepress.domain.errors import Cancelled, CorepressError
 from corepress.domain.job import JobRequest
+from corepress.domain.plan import ready
 from corepress.ports.bus import INTAKE, Bus
-from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.job_index import State, state_of
 from corepress.runtime.jobs import (
@@ -28,7 +28,6 @@ from corepress.runtime.jobs import (
     steps,
     write_request,
 )
-from corepress.runtime.presence import is_present
 
 _LOOK_EVERY_S = 2.0
 
@@ -71,16 +70,16 @@ def status(store: Store, job: str) -> JobStatus:
     )
 
 
-def waits_for(store: Store, clock: Clock, job: str) -> str | None:
-    """The stage that a job at work needs and nobody runs, which can only be that of a Mac.
+def waiting_stages(store: Store, job: str) -> set[str]:
+    """The stages of the steps that could run now, or do.
 
     Raises:
         InvalidRequest: there is no such job.
     """
-    needs_mac = request_of(store, job).compile == "required"
-    if not needs_mac or result(store, job) is not None or is_present(store, clock, "compile"):
-        return None
-    return "compile"
+    settled = steps(store, job)
+    done = [node for node, step in settled.items() if "action" in step]
+    failed = [node for node, step in settled.items() if "error" in step]
+    return {node.stage for node in ready(nodes_of(store, job), done, failed).runnable}
 
 
 def cancel(store: Store, bus: Bus, job: str) -> bool:
@@ -158,3 +157,4 @@ def forget_refusal(store: Store, job: str) -> None:
     """Let a job that was refused before it began be opened after all."""
     if result(store, job) is not None and not is_open(store, job):
         reopen(store, job)
+        store.delete(document_key(job, "request"))
