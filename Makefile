@@ -9,10 +9,10 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix clean
+.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix deploy-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: $(SETUP) ## make the virtual environment with everything in it
 
@@ -60,6 +60,10 @@ bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an ho
 
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
 	$(BIN)/python tests/matrix/matrix.py
+
+deploy-check: $(SETUP) ## what deploy/ holds, and each service's own environment from the package index
+	$(BIN)/pytest tests/unit/test_containers.py tests/unit/test_launchd.py tests/unit/test_requirements.py
+	tests/deploy/environments.sh $(BIN)/python
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,8 @@ import pytest
 
 from corepress.domain.errors import CompilationFailed, CompilerUnavailable
 from corepress.domain.stage import Task
-from corepress_compile.compile import STAGE, compile_package
+from corepress.runtime.actions import action_of
+from corepress_compile.compile import STAGE, compile_package, compiler_version
 
 HEAD = """\
 #!/bin/sh
@@ -127,3 +129,39 @@ def test_no_xcrun(package: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_other_systems_cannot_compile() -> None:
     with pytest.raises(CompilerUnavailable, match="needs macOS"):
         STAGE.run(Task("compile", {}), None)
+
+
+@pytest.mark.parametrize("said", ["echo 3404.23.1", "echo 3404.23.1 >&2"])
+def test_version_of_the_compiler(said: str, xcrun: Path) -> None:
+    xcrun.write_text(f'#!/bin/sh\n[ "$*" = "coremlcompiler version" ] || exit 64\n{said}\n')
+    xcrun.chmod(0o755)
+    assert compiler_version() == "3404.23.1"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("echo 'You have not agreed to the license' >&2; exit 69", "not agreed to the license"),
+        ("exit 72", "status 72"),
+        ("true", "no word"),
+    ],
+)
+def test_compiler_that_tells_no_version(body: str, told: str, xcrun: Path) -> None:
+    xcrun.write_text(f"#!/bin/sh\n{body}\n")
+    xcrun.chmod(0o755)
+    with pytest.raises(CompilerUnavailable, match=told):
+        compiler_version()
+
+
+def test_another_compiler_is_another_action() -> None:
+    def key(version: str) -> str:
+        stage = replace(STAGE, tools=lambda: {"coremlcompiler": version})
+        return action_of(stage, Task("compile", {})).key
+
+    assert key("1") == key("1") != key("2")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac compiles")
+def test_other_systems_have_no_action_of_compiling() -> None:
+    with pytest.raises(CompilerUnavailable, match="needs macOS"):
+        action_of(STAGE, Task("compile", {}))

@@ -53,7 +53,8 @@ def groups() -> dict[str, click.Command]:
 
 def fenced_commands() -> list[str]:
     """The ``corepress`` command lines of fenced blocks, continued lines joined."""
-    text = README + (ROOT / "docs" / "fleet.md").read_text()
+    pages = (ROOT / "docs" / name for name in ("fleet.md", "deploying.md"))
+    text = README + "".join(page.read_text() for page in pages)
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = (re.match(r"(?:\$ )?(?:\.venv/bin/)?corepress (.+)", line) for line in lines)

@@ -15,6 +15,7 @@ from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress_compile.convert import keep_tree, materialize
 
 _TIME_LIMIT_S = 3600.0
+_VERSION_TIME_LIMIT_S = 60.0
 _NO_SUCH_TOOL = 72
 """xcrun's exit status where the developer tools are there, but not the one it is to run."""
 
@@ -28,11 +29,7 @@ def run(task: Task, workspace: Workspace) -> Outputs:
         CompilerUnavailable: this host is no Mac.
         CompilationFailed: the compiler refused the package, or Core ML what it was compiled to.
     """
-    if sys.platform != "darwin":
-        raise CompilerUnavailable(
-            "compiling needs macOS: only there is a Core ML compiler",
-            hint="use --compile never here, and compile the published .mlpackage on a Mac",
-        )
+    _refuse_other_systems()
     folder = materialize(task.inputs["package"], workspace, workspace.scratch / "package")
     (linked,) = folder.iterdir()
     # copied, since nothing says that Apple's compiler takes packages that hold symbolic links
@@ -40,6 +37,65 @@ def run(task: Task, workspace: Workspace) -> Outputs:
     compiled = compile_package(package, workspace.scratch / "compiled")
     predict_once(package, compiled)
     return Outputs({"compiled": keep_tree(compiled, compiled.name, workspace)})
+
+
+def compiler() -> dict[str, str]:
+    """The version of this host's Core ML compiler, by its name.
+
+    Raises:
+        CompilerUnavailable: this host is no Mac, or has no compiler that runs.
+    """
+    _refuse_other_systems()
+    return {"coremlcompiler": compiler_version()}
+
+
+def compiler_version() -> str:
+    """What ``xcrun coremlcompiler version`` says.
+
+    Raises:
+        CompilerUnavailable: see `compiler`.
+    """
+    command = ["xcrun", "coremlcompiler", "version"]
+    try:
+        told = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_VERSION_TIME_LIMIT_S,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise _no_xcrun() from error
+    except subprocess.TimeoutExpired as error:
+        raise _no_compiler(f"no answer within {_VERSION_TIME_LIMIT_S:.0f} s") from error
+    said = (told.stdout or told.stderr).strip()
+    if told.returncode or not said:
+        raise _no_compiler(said or f"status {told.returncode} and no word")
+    return said
+
+
+def _refuse_other_systems() -> None:
+    if sys.platform != "darwin":
+        raise CompilerUnavailable(
+            "compiling needs macOS: only there is a Core ML compiler",
+            hint="start a worker of compile on a Mac, or ask for --compile never",
+        )
+
+
+def _no_xcrun() -> CompilerUnavailable:
+    return CompilerUnavailable(
+        "xcrun is not installed",
+        hint="install Xcode's command line tools: xcode-select --install",
+    )
+
+
+def _no_compiler(said: str) -> CompilerUnavailable:
+    return CompilerUnavailable(
+        f"xcrun runs no coremlcompiler: {said}",
+        hint="install Xcode and select it: sudo xcode-select --switch /Applications/Xcode.app",
+    )
 
 
 def compile_package(package: Path, out: Path, time_limit_s: float = _TIME_LIMIT_S) -> Path:
@@ -53,7 +109,7 @@ def compile_package(package: Path, out: Path, time_limit_s: float = _TIME_LIMIT_
     command = ["xcrun", "coremlcompiler", "compile", str(package), str(out)]
     try:
         # in the process group of this stage, so that whatever ends the stage ends it too
-        compiler = subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -62,29 +118,23 @@ def compile_package(package: Path, out: Path, time_limit_s: float = _TIME_LIMIT_
             errors="replace",
         )
     except FileNotFoundError as error:
-        raise CompilerUnavailable(
-            "xcrun is not installed",
-            hint="install Xcode's command line tools: xcode-select --install",
-        ) from error
-    with compiler:
+        raise _no_xcrun() from error
+    with process:
         try:
-            stdout, stderr = compiler.communicate(timeout=time_limit_s)
+            stdout, stderr = process.communicate(timeout=time_limit_s)
         except subprocess.TimeoutExpired as error:
-            _kill_tree(compiler.pid)
+            _kill_tree(process.pid)
             raise CompilationFailed(
                 f"the Core ML compiler took more than {time_limit_s:.0f} s for {package.name}",
                 path=package.name,
             ) from error
     said = (stderr or stdout).strip()
-    if compiler.returncode == _NO_SUCH_TOOL:
-        raise CompilerUnavailable(
-            f"xcrun finds no coremlcompiler: {said}",
-            hint="install Xcode and select it: sudo xcode-select --switch /Applications/Xcode.app",
-        )
+    if process.returncode == _NO_SUCH_TOOL:
+        raise _no_compiler(said)
     compiled = out / f"{package.stem}.mlmodelc"
-    if compiler.returncode:
+    if process.returncode:
         raise CompilationFailed(
-            f"the Core ML compiler failed on {package.name} with status {compiler.returncode}: "
+            f"the Core ML compiler failed on {package.name} with status {process.returncode}: "
             f"{said}",
             path=package.name,
         )
@@ -132,4 +182,4 @@ def _kill_tree(pid: int) -> None:
                 each.kill()
 
 
-STAGE = Stage("compile", revision=1, run=run)
+STAGE = Stage("compile", revision=1, run=run, tools=compiler)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 from pydantic_core import to_json
 
-from corepress.cli.job_report import conclude, job_document
+from corepress.cli.job_report import conclude, job_document, lack_words
 from corepress.cli.output import command, print_json, words
 from corepress.config import read_settings
 from corepress.runtime import job_index, jobs, oversight
@@ -116,7 +116,7 @@ def _print_job(document: dict[str, Any]) -> None:
         more = f"{event['seconds']:.1f} s" if "seconds" in event else ""
         click.echo(f"  {event['at']}  {event['kind']:<13} {what}  {more}".rstrip())
     for stage in document["no_worker_for"]:
-        click.echo(f"  waiting for a worker of {stage}: none is connected")
+        click.echo(f"  {lack_words(stage)}")
     for build in document["builds"].values():
         click.echo(f"  {build}")
     for error in document["errors"].values():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from corepress.cli.job_report import job_document
+from corepress.cli.job_report import job_document, lack_words
 from corepress.cli.progress import ProgressDisplay
 from corepress.config import Settings
 from corepress.domain.errors import InvalidRequest, TransientError
@@ -61,7 +61,7 @@ def _tell_lack(
     )
     lacking = wanted - stages_with_workers(store, SystemClock()) if wanted else set()
     for stage in sorted(lacking - told):
-        display.say(f"waiting for a worker of {stage}: none is connected")
+        display.say(lack_words(stage))
     return lacking
 
 

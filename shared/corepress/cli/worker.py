@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +11,27 @@ from typing import Any
 import click
 
 from corepress.adapters.logging import logged
-from corepress.bootstrap import stage_names
+from corepress.bootstrap import stage_loaders, stage_names
 from corepress.cli.output import command, print_json, size_text
 from corepress.config import read_settings
-from corepress.domain.errors import CompilerUnavailable, CorepressError
+from corepress.domain.errors import CorepressError
 from corepress.ports.bus import INTAKE
 from corepress.ports.telemetry import NodeRef
 
 _LOOK_EVERY_S = 0.2
+_ALIVE_EVERY_S = 5.0
 _LAST_WORDS_S = 15.0
 """What handing a delivery back may take."""
 
 
 class WorkerLog:
-    """A `corepress.ports.telemetry.Telemetry` for whoever looks into a service's log."""
+    """A `corepress.ports.telemetry.Telemetry` for whoever looks into a service's log.
+
+    ``troubled_until_s`` is a monotonic time before which store and bus cannot be told to be well.
+    """
+
+    def __init__(self) -> None:
+        self.troubled_until_s = time.monotonic() + _ALIVE_EVERY_S
 
     def started(self, ref: NodeRef) -> None:
         """The stage begins to run."""
@@ -52,6 +58,7 @@ class WorkerLog:
 
     def trouble(self, error: CorepressError, pause_s: float) -> None:
         """Store or bus failed."""
+        self.troubled_until_s = time.monotonic() + 2 * pause_s + _ALIVE_EVERY_S
         self.say("trouble", f"[{error.code}] {error.message} (again in {pause_s:.1f} s)")
 
     def say(self, subject: str, what: str) -> None:
@@ -75,8 +82,20 @@ class WorkerLog:
     metavar="SECONDS",
     help="How long a step that is running may go on when the worker is told to stop.",
 )
+@click.option(
+    "--alive",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Touched every few seconds unless store or bus fail, for health checks.",
+)
 @command
-def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json: bool) -> None:
+def worker(
+    stages: tuple[str, ...],
+    state: Path | None,
+    grace_s: float,
+    alive: Path | None,
+    as_json: bool,
+) -> None:
     """Work for the fleet: intake, fetch, normalize, convert, compile, publish.
 
     One step runs at a time; start more workers to use more of a host. SIGTERM and Ctrl-C end it:
@@ -95,11 +114,9 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
         raise click.BadParameter(
             f"there is no stage {unknown[0]!r}; there are {', '.join(known)}", param_hint="STAGE"
         )
-    if "compile" in stages and sys.platform != "darwin":
-        raise CompilerUnavailable(
-            "a worker of compile: only macOS has a Core ML compiler",
-            hint="start it on a Mac; all other stages run here",
-        )
+    loaders = stage_loaders()
+    for stage in set(stages) - {INTAKE}:
+        loaders[stage]().tools()  # refuses a host that lacks them
     settings = read_settings()
     if state is not None:
         settings = settings.model_copy(update={"state": state})
@@ -117,7 +134,12 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
                 signal.signal(number, stop)
         fleet.start()
         log.say("worker", f"at work on {', '.join(stages)}")
+        shown_s = 0.0
         while not fleet.wait(_LOOK_EVERY_S):
+            now_s = time.monotonic()
+            if alive and now_s > max(log.troubled_until_s, shown_s + _ALIVE_EVERY_S):
+                alive.touch()
+                shown_s = now_s
             if not told:
                 continue
             waited_s = time.monotonic() - told[0]

@@ -186,14 +186,16 @@ class Workspace(Protocol):
 class Stage:
     """A stage as its package declares it under the entry point group ``corepress.stages``.
 
-    ``revision`` grows whenever equal tasks would give different outputs; ``toolchain`` names the
-    distributions whose versions enter the action key.
+    ``revision`` grows whenever equal tasks would give different outputs. The versions of what
+    computes it enter the action key: ``toolchain`` names distributions, ``tools`` gives those of
+    the host's own tools by name, and raises a coded error where the host cannot run the stage.
     """
 
     name: str
     revision: int
     run: Callable[[Task, Workspace], Outputs]
     toolchain: tuple[str, ...] = ()
+    tools: Callable[[], Mapping[str, str]] = dict
 
 
 def action_key(task: Task, revision: int, toolchain: Mapping[str, str]) -> str:

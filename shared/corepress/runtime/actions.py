@@ -32,8 +32,13 @@ def installed_version(distribution: str) -> str:
 
 
 def action_of(stage: Stage, task: Task) -> Action:
-    """The action that running this task on this host would be."""
+    """The action that running this task on this host would be.
+
+    Raises:
+        CompilerUnavailable: this host cannot run it.
+    """
     toolchain = {name: installed_version(name) for name in sorted(stage.toolchain)}
+    toolchain |= stage.tools()
     return Action(action_key(task, stage.revision, toolchain), task, toolchain)
 
 
