@@ -177,6 +177,34 @@ def test_publishers_at_the_same_moment_lose_nothing(
     assert sorted(page(store)) == sorted(expected)
 
 
+class StoreOvertaken(S3Store):
+    """A store in which, the moment before a document is written, something else happens once."""
+
+    def overtaken(self, ending: str, meanwhile: Callable[[], Any]) -> None:
+        self.ending, self.meanwhile = ending, [meanwhile]
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.endswith(self.ending) and self.meanwhile:
+            self.meanwhile.pop()()
+        super().put(key, data)
+
+
+@pytest.mark.parametrize("ending", ["catalogue.json", "latest.json"])
+def test_overtaken_while_writing_what_is_derived(
+    store: S3Store, publisher: S3Publisher, location: S3Location, tmp_path: Path, ending: str
+) -> None:
+    """What is written then is out of date, and there was nobody else to write it anew."""
+    old, new = bundle(store, b"old"), bundle(store, b"new")
+    slow = StoreOvertaken(location, tmp_path / "slow")
+    slow.overtaken(
+        ending, lambda: publisher.publish(known_job(store, "job-2"), "one", "original", new)
+    )
+    S3Publisher(slow, SystemClock()).publish(known_job(store, "job-1"), "one", "original", old)
+    assert slow.meanwhile == []
+    assert latest(store) == version_of(new)
+    assert page(store) == [("one", version_of(old)), ("one", version_of(new))]
+
+
 def test_a_page_that_was_overwritten_is_made_whole(store: S3Store, publisher: S3Publisher) -> None:
     one, two = bundle(store, b"1"), bundle(store, b"2")
     publisher.publish(known_job(store, "job-1"), "one", "original", one)
