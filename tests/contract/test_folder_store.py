@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from corepress.adapters.embedded.clone import clone
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.artifact import sha256_digest
 from corepress.domain.errors import DiskFull, SourceUnavailable
 from corepress.ports.store import Store
+from corepress.runtime.clone import clone
 from corepress.runtime.direct_file import BLOCK_BYTES
 from corepress.testing.store_contract import (
     OpenStore,
