@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import click
 
-from corepress.adapters.embedded.clone import can_clone, clone_or_copy
 from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.needs import forecast, read_headers
@@ -37,6 +36,7 @@ from corepress.recipes import load_recipe
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.available_memory import refuse_small_memory
+from corepress.runtime.clone import can_clone, clone_or_copy
 from corepress.runtime.disk import existing, refuse_small_disk
 from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import output_folder, refuse_unusable
