@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-from convert_support import conforming
-from golden_figures import controlnet_db, unet_db
-from test_convert_matrix import ATTENTIONS, TARGETS, spec_of
+from test_convert_matrix import TARGETS, golden_db, network_of, spec_of, write
 
 from corepress.domain.recipe import Attention
+from corepress.evaluate import Package
+from corepress_compile.export import convert_graph
+
+ATTENTIONS: tuple[Attention, ...] = ("original", "split_einsum", "split_einsum_v2")
 
 
 def cell(name: str, attention: Attention) -> str:
     """The figures of one package: float32, then native."""
-    package = conforming(name, spec_of(name, attention))
-    figures = [
-        controlnet_db(package, arithmetic)
-        if name == "controlnet"
-        else unet_db(name, package, arithmetic)
-        for arithmetic in ("float32", "native")
-    ]
-    return " / ".join(f"{min(each.values()):.1f}" for each in figures)
+    spec = spec_of(name, attention)
+    graph = convert_graph(spec, network_of(name, spec), lambda *_: None)
+    with TemporaryDirectory() as folder:
+        package = Package.open(write(name, spec, graph, Path(folder)))
+        float32, native = (golden_db(name, package, each) for each in ("float32", "native"))
+    return f"{min(float32.values()):.1f} / {min(native.values()):.1f}"
 
 
 def main() -> None:
