@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     state: Path = Field(default_factory=lambda: user_cache_path("corepress", appauthor=False))
     cache_limit: ByteSize = ByteSize(50 * 10**9)
     log: Path | None = None
+    bus: str | None = None
+    store: str | None = None
+    s3_virtual_hosts: bool = False
+    local_sources: Path | None = None
 
 
 def read_settings() -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,12 @@ from corepress.adapters.rabbitmq import setup
 from corepress.adapters.rabbitmq.bus import RabbitBus
 from corepress.adapters.rabbitmq.letters import ATTEMPT, message_properties
 from corepress.adapters.rabbitmq.link import Link
-from corepress.adapters.rabbitmq.topology import DELAYS_S, WORK, Queue, topology
+from corepress.adapters.rabbitmq.topology import DELAYS_S, JOBS, WORK, Queue, queue_of, topology
 from corepress.domain.errors import AccessDenied, BusUnavailable, InvalidRequest
-from corepress.ports.bus import Bus, Delivery
+from corepress.ports.bus import GIVEN_UP, INTAKE, Bus, DeadLetter, Delivery
 from corepress.testing.bus_contract import STAGES, BusContract, Connect, assert_silent, received
 
-TOPOLOGY = topology(STAGES, delays_s=(1, 3600))
+TOPOLOGY = topology((*STAGES, INTAKE), delays_s=(1, 3600))
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +160,37 @@ def test_a_message_that_kills_its_receivers_is_given_up(bus: Bus, connect: Conne
         cut(bus)
         with pytest.raises(BusUnavailable):
             bus.receive(STAGES, 5.0)
-    assert_silent(connect())
-    (letter,) = connect().dead_letters()
-    assert (letter.stage, letter.body) == ("convert", b"poison")
-    assert "delivery_limit" in json.loads(letter.reason)["message"]
+    heir = connect()
+    assert_silent(heir)
+    delivery = received(heir, "fetch", GIVEN_UP)
+    assert (delivery.stage, delivery.body, delivery.is_given_up) == ("convert", b"poison", True)
+    delivery.dead_letter("it killed its receivers")
+    assert list(heir.dead_letters()) == [
+        DeadLetter("convert", b"poison", "it killed its receivers")
+    ]
+    assert heir.redrive([heir.dead_letters()[0].id]) == 1
+    assert not received(heir).is_given_up
+
+
+def test_a_job_request_comes_from_anywhere(link: Link, bus: Bus) -> None:
+    """Whatever its key, it is one for intake, when it is a dead letter too."""
+    with link.outgoing() as channel:
+        channel.basic_publish(JOBS, "any.key", b"{}", message_properties({}), mandatory=True)
+    delivery = received(bus, INTAKE)
+    assert (delivery.stage, delivery.attempt) == (INTAKE, 1)
+    delivery.dead_letter("reason")
+    assert list(bus.dead_letters()) == [DeadLetter(INTAKE, b"{}", "reason")]
+    bus.redrive([bus.dead_letters()[0].id])
+    received(bus, INTAKE).acknowledge()
+
+
+def test_a_message_keeps_its_priority(link: Link, bus: Bus) -> None:
+    bus.publish("fetch", b"1", 7)
+    received(bus).retry(1.0)
+    received(bus).postpone(0.0)
+    with link.scratch() as channel:
+        _, properties, body = channel.basic_get(queue_of("fetch"))
+    assert (body, properties.priority) == (b"1", 7)
 
 
 @pytest.mark.parametrize("attempt", [None, "many", 0, -1])
@@ -182,7 +208,7 @@ def test_check_tells_what_is_missing_or_different(link: Link, bus: Bus) -> None:
     bus.publish("convert", b"1")
     assert setup.faults(link, TOPOLOGY) == []
     queue = next(queue for queue in TOPOLOGY.queues if queue.name.endswith("convert"))
-    new = Queue("corepress.work.compile", WORK, "compile", queue.arguments)
+    new = Queue("corepress.work.compile", ((WORK, "compile"),), queue.arguments)
     limited = replace(queue, arguments={**queue.arguments, "x-delivery-limit": 3})
     missing, differs = setup.faults(link, replace(TOPOLOGY, queues=(new, limited)))
     assert missing == "corepress.work.compile is missing"

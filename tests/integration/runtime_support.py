@@ -15,6 +15,7 @@ from synthetic_stages import STAGES, Script
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.embedded.store import FolderStore
+from corepress.domain.bundle import MANIFEST
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.job import JobRequest
 from corepress.domain.recipe import Recipe
@@ -81,8 +82,8 @@ class RecordingBus(MemoryBus):
         super().__init__(broker)
         self.sent: list[bytes] = []
 
-    def publish(self, stage: str, body: bytes) -> None:
-        super().publish(stage, body)
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:
+        super().publish(stage, body, priority)
         self.sent.append(body)
 
 
@@ -168,7 +169,7 @@ class Machine:
         return result
 
     def bundles(self, result: JobResult) -> dict[str, dict[str, bytes]]:
-        """The published files."""
+        """The published models."""
         found = {}
         for build, action in result.builds.items():
             outputs = jobs.load_outputs(self.store, action)
@@ -176,6 +177,7 @@ class Machine:
             found[build] = {
                 path: self.store.open(blob).read(0, blob.size_bytes)
                 for path, blob in outputs.artifacts["bundle"].files.items()
+                if path != MANIFEST
             }
         return found
 

@@ -20,11 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.artifact import Artifact, canonical_json
+from corepress.domain.bundle import MANIFEST
 from corepress.domain.errors import CorruptCheckpoint, SourceUnavailable
 from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress.runtime.stage_process import serve
@@ -168,9 +170,27 @@ def convert(task: Task, workspace: Workspace) -> Outputs:
     return Outputs({"package": package}, {"precision": task.parameters["precision"]})
 
 
-def publish(task: Task, _workspace: Workspace) -> Outputs:
+def publish(task: Task, workspace: Workspace) -> Outputs:
     files = {path: blob for model in task.inputs.values() for path, blob in model.files.items()}
-    return Outputs({"bundle": Artifact(files)})
+    manifest = manifest_of(task)
+    files[MANIFEST] = workspace.keep_bytes(canonical_json(manifest))
+    return Outputs({"bundle": Artifact(files)}, {"manifest": manifest})
+
+
+def manifest_of(task: Task) -> dict[str, Any]:
+    """What publishers and the catalogue read of a manifest; every name has a source of its own."""
+    name, recipe = task.parameters["name"], task.parameters["recipe"]
+    return {
+        "name": name,
+        "family": FACTS["family"],
+        "prediction_type": FACTS["prediction_type"],
+        "sizes": [],
+        "recipe": {"name": recipe["name"]},
+        "source": {"uri": f"s3://sources/{name}", "sha256": sha256(name.encode()).hexdigest()},
+        "components": {},
+        "toolchain": {},
+        "licence": None,
+    }
 
 
 def _read(artifact: Artifact, workspace: Workspace) -> Script:

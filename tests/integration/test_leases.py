@@ -14,7 +14,7 @@ from runtime_support import ShiftedClock
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.errors import StoreUnavailable
 from corepress.runtime import leases
-from corepress.runtime.leases import LIFETIME_S, claim, held
+from corepress.runtime.leases import LIFETIME_S, Lease, claim, held
 
 RACERS = 8
 
@@ -53,11 +53,11 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LIFETIME_S", 0.03)
 
 
-def until_s(store: FolderStore, lease: str) -> float:
-    return float(json.loads(store.get(lease))["until_s"])
+def until_s(store: FolderStore, lease: Lease) -> float:
+    return float(json.loads(store.get(lease.key))["until_s"])
 
 
-def wait_for_a_beat(store: FolderStore, lease: str, beyond_s: float) -> None:
+def wait_for_a_beat(store: FolderStore, lease: Lease, beyond_s: float) -> None:
     deadline_s = time.monotonic() + 30
     while until_s(store, lease) <= beyond_s:
         assert time.monotonic() < deadline_s
@@ -84,6 +84,22 @@ def test_a_holder_that_is_gone_loses_it(store: UnwillingStore, clock: ShiftedClo
     assert claim(store, clock, "action", "c") is None
 
 
+def test_what_is_left_behind_tells_of_deaths(store: UnwillingStore, clock: ShiftedClock) -> None:
+    for deaths in range(3):
+        lease = claim(store, clock, "action", f"worker-{deaths}")
+        assert lease is not None
+        assert lease.deaths == deaths
+        clock.ahead_s += LIFETIME_S + 1
+    lease = claim(store, clock, "action", "last")
+    assert lease is not None
+    with held(store, clock, lease, "last"):
+        leases.forget_deaths(store, lease)
+        assert list(store.keys("leases/")) == [lease.key]
+    again = claim(store, clock, "action", "another")
+    assert again is not None
+    assert again.deaths == 0
+
+
 def test_a_holder_that_was_thought_gone_gives_nobody_elses_back(
     store: UnwillingStore, clock: ShiftedClock
 ) -> None:
@@ -107,7 +123,7 @@ def test_one_racer_gets_it(tmp_path: Path, clock: ShiftedClock, expired: bool) -
 
         def run(
             racer: int, start: threading.Barrier = start, action: str = f"action-{race}"
-        ) -> str | None:
+        ) -> Lease | None:
             store = FolderStore(tmp_path)
             start.wait()
             return claim(store, clock, action, str(racer))
@@ -144,7 +160,7 @@ def test_the_heart_beats_on_when_the_store_fails_for_a_while(
         wait_for_a_beat(store, lease, time.time() + 900)
 
 
-def fail_in_a_lease(store: UnwillingStore, clock: ShiftedClock, lease: str) -> None:
+def fail_in_a_lease(store: UnwillingStore, clock: ShiftedClock, lease: Lease) -> None:
     with held(store, clock, lease, "a"):
         store.is_failing = True
         raise KeyError("what went wrong")

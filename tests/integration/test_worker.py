@@ -22,7 +22,7 @@ from corepress.domain.recipe import Recipe
 from corepress.domain.stage import Task
 from corepress.messages.work import Work
 from corepress.ports.bus import DeadLetter
-from corepress.runtime import jobs, leases
+from corepress.runtime import jobs, leases, oversight
 from corepress.runtime.actions import action_of, load_outputs
 from corepress.runtime.stage_process import StageProcess
 from corepress.runtime.worker import Worker
@@ -202,7 +202,7 @@ def lease_of_another(machine: Machine, job: str) -> str:
     key = action_of(STAGES["fetch"], task).key
     lease = leases.claim(machine.store, machine.clock, key, "another host")
     assert lease is not None
-    return lease
+    return lease.key
 
 
 def test_what_another_works_on_is_come_back_to(machine: Machine) -> None:
@@ -234,9 +234,9 @@ def test_an_expired_lease_is_taken_over(machine: Machine) -> None:
 class TwiceBus(MemoryBus):
     """Delivers everything twice."""
 
-    def publish(self, stage: str, body: bytes) -> None:
-        super().publish(stage, body)
-        super().publish(stage, body)
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:
+        super().publish(stage, body, priority)
+        super().publish(stage, body, priority)
 
 
 def test_two_workers_and_everything_delivered_twice(machine: Machine, root: Path) -> None:
@@ -376,3 +376,38 @@ def test_an_input_that_is_gone_is_no_bug(machine: Machine) -> None:
     result = machine.finish(job, worker)
     assert result.errors["normalize"]["code"] == "store-unavailable"
     assert "start the job again" in result.errors["normalize"]["hint"]
+
+
+def test_a_step_that_takes_its_workers_down_is_given_up(machine: Machine) -> None:
+    job = machine.submit()
+    worker = machine.worker(policy=replace(QUICK, most_deaths=2))
+    work = Work.decode(machine.message(job, "fetch"))
+    key = action_of(STAGES["fetch"], work.task).key
+    for owner in ("first", "second"):
+        assert leases.claim(machine.store, machine.clock, key, owner) is not None
+        machine.clock.ahead_s += leases.LIFETIME_S + 1
+    result = machine.finish(job, worker)
+    assert result.errors["fetch"]["code"] == "deadly-step"
+    assert "2 workers" in result.errors["fetch"]["message"]
+    assert machine.script(job).runs("fetch") == 0
+    oversight.try_again(machine.store, machine.bus, job)  # it counts from the beginning
+    assert machine.finish(job, worker).errors == {}
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_delivery_back(
+    machine: Machine, root: Path
+) -> None:
+    job = machine.submit(fetch=["hang"])
+    with stage_process(root, "stopped") as process, ThreadPoolExecutor(1) as pool:
+        worker = machine.worker(runner=process)
+        running = pool.submit(worker.step, 1)
+        pids = machine.script(job).journal.with_suffix(".pids")
+        while not pids.exists():
+            assert not running.done()
+        worker.stop()
+        assert running.result(20)
+    assert machine.told.of("retried") == machine.told.of("failed") == []
+    assert list(machine.store.keys("leases/")) == []
+    assert machine.finish(job).errors == {}
+    assert machine.script(job).runs("fetch") == 2
+    assert {event[1] for event in machine.told.of("started")} == {1}

@@ -124,6 +124,7 @@ def _model(name: str, artifact: Artifact, facts: Mapping[str, Any]) -> dict[str,
         "precision": facts["precision"],
         "psnr_db": {name: db for name, db in facts["psnr_db"].items() if name in outputs},
         "stamped_from": None,
+        "toolchain": facts["toolchain"],
         "inputs": interface["inputs"],
         "outputs": interface["outputs"],
     }

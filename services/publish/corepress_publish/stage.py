@@ -124,4 +124,4 @@ def _keep_json(document: Mapping[str, Any], workspace: Workspace) -> Blob:
     return workspace.keep_bytes(text.encode() + b"\n")
 
 
-STAGE = Stage("publish", revision=3, run=run, toolchain=("corepress",))
+STAGE = Stage("publish", revision=4, run=run, toolchain=("corepress",))

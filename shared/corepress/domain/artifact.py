@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NewType
 
 Digest = NewType("Digest", str)
-"""``sha256:<hex>``, the digest of a file's bytes, or ``tensors:<hex>``, see `tensors_digest`."""
+"""``sha256:<hex>``, the digest of a file's bytes; ``tensors:<hex>``, see `tensors_digest`; or
+``arranged:<hex>``, of weights whose tensors are in another order than the canonical one."""
 
 
 def canonical_json(value: Any) -> bytes:

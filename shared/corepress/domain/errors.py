@@ -197,6 +197,12 @@ class OutputConflict(PermanentError):
     code = "output-conflict"
 
 
+class NameTaken(PermanentError):
+    """A published name that belongs to another source."""
+
+    code = "name-taken"
+
+
 class VerificationFailed(PermanentError):
     """A build that differs from its checkpoint by more than the recipe allows."""
 
@@ -226,6 +232,13 @@ class CompilationFailed(PermanentError):
     """The Core ML compiler refused a package."""
 
     code = "compilation-failed"
+
+
+class Deadly(PermanentError):
+    """Nobody who worked on this step lived to tell: it is not tried again by itself."""
+
+    code = "deadly-step"
+    exit_code = ExitCode.OUTSIDE
 
 
 class Cancelled(PermanentError):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from corepress.domain.job import HIGHEST_PRIORITY
 from corepress.domain.stage import Task
 from corepress.messages.envelope import decode, encode
 
@@ -27,7 +28,7 @@ def _inside(path: str) -> str:
 _Path = Annotated[str, AfterValidator(_inside)]
 """Of a file: stages lay files out in folders of their own."""
 
-_Digest = Annotated[str, Field(pattern=r"^(sha256|tensors):[0-9a-f]{64}$")]
+_Digest = Annotated[str, Field(pattern=r"^(sha256|tensors|arranged):[0-9a-f]{64}$")]
 
 
 class _PartData(BaseModel):
@@ -55,19 +56,27 @@ class _WorkData(BaseModel):
     job: _Name
     node: _Name
     task: _TaskData
+    priority: int = Field(default=0, ge=0, le=HIGHEST_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Do this task; it is this node of this job."""
+    """Do this task; it is this node of this job, and has its priority."""
 
     job: str
     node: str
     task: Task
+    priority: int = 0
 
     def encode(self) -> bytes:
         """The message's bytes."""
-        data = {"job": self.job, "node": self.node, "task": self.task.document()}
+        data: dict[str, Any] = {
+            "job": self.job,
+            "node": self.node,
+            "task": self.task.document(),
+        }
+        if self.priority:
+            data["priority"] = self.priority
         return encode(TYPE, f"{self.job}/{self.node}", data)
 
     @staticmethod
@@ -78,4 +87,5 @@ class Work:
             InvalidRequest: says which field is wrong.
         """
         data = decode(body, TYPE, _WorkData)
-        return Work(data.job, data.node, Task.from_document(data.task.model_dump()))
+        task = Task.from_document(data.task.model_dump())
+        return Work(data.job, data.node, task, data.priority)

@@ -7,9 +7,10 @@ Semantics that every implementation keeps, checked by `corepress.testing.bus_con
 - a message stays with the bus until its delivery is settled; what a receiver that is gone had in
   its hands is delivered again, as the same attempt;
 - a delivery is settled exactly once: acknowledged, retried, postponed or dead-lettered;
-- dead letters keep the message and the reason, and are never lost.
+- dead letters keep the message and the reason, and are never lost;
+- a message that came back from too many receivers that are gone is one of `GIVEN_UP`.
 
-No order is promised but that of dead letters.
+No order is promised but that of dead letters; where it can, a bus prefers what has high priority.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from corepress.domain.artifact import canonical_json, sha256_digest
+
+INTAKE = "intake"
+"""The stage whose messages are requests for jobs."""
+GIVEN_UP = "given-up"
+"""In place of a stage: its messages are those that no receiver of their own stage survived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,12 @@ class Delivery(Protocol):
 
     @property
     def stage(self) -> str:
-        """The stage whose queue the message came from."""
+        """The stage that the message was sent to."""
+        ...
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the message came as one of `GIVEN_UP`."""
         ...
 
     @property
@@ -80,8 +91,13 @@ class Bus(Protocol):
     Every method may raise `BusUnavailable`.
     """
 
-    def publish(self, stage: str, body: bytes) -> None:
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:
         """Send a message to a stage.
+
+        Args:
+            stage: whose queue gets it.
+            body: the message.
+            priority: 0 to 9; a message keeps it until it is a dead letter.
 
         Raises:
             BusUnavailable: also where the stage has no queue.

@@ -53,21 +53,34 @@ def submit(
             its models would have the same name; or there is another job of this name.
     """
     nodes = opening_nodes(request, sources)
-    try:
-        asked = _REQUEST.dump_json(request)
-        opening = canonical_json([node.document() for node in nodes])
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(
-            f"the job cannot be written down: {error}",
-            hint="give files names in UTF-8, and configurations what JSON has too",
-        ) from error
+    opening = _written([node.document() for node in nodes])
+    write_request(store, job, request)
+    store.create(document_key(job, "opening"), opening)
+    publish_ready(store, bus, job, None, request.priority)
+
+
+def write_request(store: Store, job: str, request: JobRequest) -> None:
+    """Write down what a job was asked for.
+
+    Raises:
+        InvalidRequest: see `submit`.
+    """
+    asked = _written(_REQUEST.dump_python(request, mode="json"))
     key = document_key(job, "request")
     if not store.create(key, asked) and store.get(key) != asked:
         raise InvalidRequest(
             f"there is another job called {job}", hint="choose another name for it", path="job"
         )
-    store.create(document_key(job, "opening"), opening)
-    publish_ready(store, bus, job, after=None)
+
+
+def _written(document: Any) -> bytes:
+    try:
+        return canonical_json(document)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"the job cannot be written down: {error}",
+            hint="give files names in UTF-8, and configurations what JSON has too",
+        ) from error
 
 
 def is_open(store: Store, job: str) -> bool:
@@ -86,7 +99,7 @@ def publish_opening(store: Store, bus: Bus, job: str) -> None:
         InvalidRequest: there is no such job.
     """
     if result(store, job) is None and not steps(store, job):
-        publish_ready(store, bus, job, after=None)
+        publish_ready(store, bus, job, None, request_of(store, job).priority)
 
 
 def done_before(
@@ -113,7 +126,9 @@ def done_before(
     return set(done)
 
 
-def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> None:
+def complete(
+    store: Store, bus: Bus, job: str, node_id: str, action: str, priority: int = 0
+) -> None:
     """Record that a node is done and publish what follows.
 
     The base model is normalized last. With that the job's plan is written, before anything follows
@@ -121,6 +136,7 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
 
     Args:
         action: the key of the committed action.
+        priority: the job's.
 
     Raises:
         InvalidRequest: there is no such job, or no such node in it.
@@ -138,7 +154,7 @@ def complete(store: Store, bus: Bus, job: str, node_id: str, action: str) -> Non
         }
         nodes = build_nodes(request, facts)
         store.create(document_key(job, "plan"), canonical_json([n.document() for n in nodes]))
-    _settle(store, bus, job, node_id, {"action": action})
+    _settle(store, bus, job, node_id, {"action": action}, priority)
 
 
 def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) -> None:
@@ -147,7 +163,7 @@ def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) 
     Raises:
         InvalidRequest: there is no such job.
     """
-    _settle(store, bus, job, node_id, {"error": error.document()})
+    _settle(store, bus, job, node_id, {"error": error.document()}, 0)  # nothing follows
 
 
 def result(store: Store, job: str) -> JobResult | None:
@@ -173,13 +189,15 @@ def _normalizing(request: JobRequest) -> list[tuple[str, str]]:
     return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
 
 
-def _settle(store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any]) -> None:
+def _settle(
+    store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any], priority: int
+) -> None:
     """Write a node's step, unless an earlier delivery did, and publish what follows."""
     store.create(document_key(job, f"steps/{node_id}"), canonical_json(step))
-    publish_ready(store, bus, job, after=node_id)
+    publish_ready(store, bus, job, node_id, priority)
 
 
-def publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
+def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority: int) -> None:
     """Publish the nodes that ``after``, just settled, was the last thing missing for.
 
     None: all that can run, whoever else may be at it.
@@ -202,7 +220,8 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None) -> None:
         if after is not None and after not in node.needs:
             continue
         outputs = {needed: _outputs(store, done[needed]) for needed in node.needs}
-        bus.publish(node.stage, Work(job, node.id, node.task(outputs)).encode())
+        work = Work(job, node.id, node.task(outputs), priority)
+        bus.publish(node.stage, work.encode(), priority)
     if all(node.id in settled for node in nodes):
         _finish(store, job, nodes, settled)
 
@@ -242,8 +261,15 @@ def nodes_of(store: Store, job: str) -> list[Node]:
 
 
 def request_of(store: Store, job: str) -> JobRequest:
-    """What a job was asked for."""
-    return _REQUEST.validate_json(store.get(document_key(job, "request")))
+    """What a job was asked for.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    try:
+        return _REQUEST.validate_json(store.get(document_key(job, "request")))
+    except DocumentNotFound:
+        raise InvalidRequest(f"there is no job {job}") from None
 
 
 def _outputs(store: Store, action: str) -> Outputs:

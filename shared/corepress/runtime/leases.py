@@ -2,6 +2,9 @@
 
 A lease is a numbered object made by a conditional put and renewed by a heartbeat. Losing one costs
 nothing but work done twice: correctness rests on write-once blobs and keys, not on leases.
+
+Whoever gives an action up, well or not, deletes its lease; what is left behind tells how many died
+while they worked on it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import CorepressError
@@ -20,12 +24,17 @@ LIFETIME_S = 60.0
 """How long a lease is valid after its last renewal; it is renewed three times as often."""
 
 
-def claim(store: Store, clock: Clock, action: str, owner: str) -> str | None:
-    """Take the lease of an action.
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of an action; ``deaths`` is how many who held it before ended without a word."""
 
-    Returns:
-        The lease's key, or None where somebody else holds a valid one.
-    """
+    action: str
+    key: str
+    deaths: int
+
+
+def claim(store: Store, clock: Clock, action: str, owner: str) -> Lease | None:
+    """Take the lease of an action; None where somebody else holds a valid one."""
     numbers = [_number(key) for key in store.keys(f"leases/{action}/")]
     latest = max(numbers, default=0)
     if latest:
@@ -36,18 +45,27 @@ def claim(store: Store, clock: Clock, action: str, owner: str) -> str | None:
         if holder["owner"] != owner and holder["until_s"] > clock.now_s():
             return None
     key = _key(action, latest + 1)
-    return key if store.create(key, _document(clock, owner)) else None
+    if not store.create(key, _document(clock, owner)):
+        return None
+    return Lease(action, key, len(numbers))
+
+
+def forget_deaths(store: Store, lease: Lease) -> None:
+    """Remove what others left behind; the lease itself stays."""
+    for key in list(store.keys(f"leases/{lease.action}/")):
+        if key != lease.key:
+            store.delete(key)
 
 
 @contextmanager
-def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
+def held(store: Store, clock: Clock, lease: Lease, owner: str) -> Iterator[None]:
     """Renew the lease in the background while the block runs, then give it back."""
     stop = threading.Event()
 
     def renew() -> None:
         while not stop.wait(LIFETIME_S / 3):
             try:
-                store.put(key, _document(clock, owner))
+                store.put(lease.key, _document(clock, owner))
             except CorepressError:
                 continue  # the next beat tries again, and losing the lease is harmless
 
@@ -59,7 +77,7 @@ def held(store: Store, clock: Clock, key: str, owner: str) -> Iterator[None]:
         stop.set()
         heartbeat.join()
         with suppress(CorepressError):  # it expires
-            store.delete(key)
+            store.delete(lease.key)
 
 
 def _document(clock: Clock, owner: str) -> bytes:

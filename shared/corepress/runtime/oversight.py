@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import Cancelled, CorepressError
+from corepress.domain.job import JobRequest
 from corepress.ports.bus import Bus
 from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.jobs import (
     document_key,
+    is_open,
     nodes_of,
     publish_ready,
     request_of,
     result,
     steps,
+    write_request,
 )
 
 State = Literal["running", "done", "failed", "cancelled"]
@@ -47,7 +50,9 @@ def status(store: Store, job: str) -> JobStatus:
         InvalidRequest: there is no such job.
     """
     outcome, settled = result(store, job), steps(store, job)
-    nodes, request = nodes_of(store, job), request_of(store, job)
+    request = request_of(store, job)
+    refused = outcome is not None and not is_open(store, job)
+    nodes = [] if refused else nodes_of(store, job)
     errors = outcome.errors if outcome else {}
     state: State = "running"
     if outcome is not None:
@@ -126,10 +131,11 @@ def try_again(store: Store, bus: Bus, job: str) -> None:
     store.delete(document_key(job, "result"))
     for node in failed:
         store.delete(document_key(job, f"steps/{node}"))
-    publish_ready(store, bus, job, after=None)
+    publish_ready(store, bus, job, None, request_of(store, job).priority)
 
 
-def refuse(store: Store, job: str, error: CorepressError) -> None:
+def refuse(store: Store, job: str, request: JobRequest, error: CorepressError) -> None:
     """Record that a job was refused before it began."""
+    write_request(store, job, request)
     document = {"builds": {}, "errors": {"intake": error.document()}}
     store.create(document_key(job, "result"), canonical_json(document))

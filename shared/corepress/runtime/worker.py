@@ -17,6 +17,7 @@ from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import (
     Cancelled,
     CorepressError,
+    Deadly,
     InternalError,
     InvalidRequest,
     PermanentError,
@@ -64,13 +65,17 @@ class StageRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a delivery is tried, and how long it waits in between."""
+    """How often a delivery is tried, and how long it waits in between.
+
+    ``most_deaths`` is how many hosts an action may take down with it.
+    """
 
     transient_attempts: int = 6
     bug_attempts: int = 2
     first_delay_s: float = 1.0
     longest_delay_s: float = 300.0
     lease_delay_s: float = 15.0
+    most_deaths: int = 5
 
     def delay_s(self, attempt: int, error: CorepressError) -> float | None:
         """The wait before the next attempt, None where there is none."""
@@ -108,6 +113,12 @@ class Worker:
         self._owner = owner
         self._policy = policy
         self._publisher = publisher
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End the task that is running, if any, and hand its delivery back; from any thread."""
+        self._stopping = True
+        self._runner.interrupt()
 
     def step(self, timeout_s: float) -> bool:
         """Handle the next delivery; False when none came in time.
@@ -144,9 +155,13 @@ class Worker:
                 delivery.postpone(self._policy.lease_delay_s)
                 return
             self._publish(work, action.key)
-            jobs.complete(self._store, self._bus, work.job, work.node, action.key)
+            jobs.complete(self._store, self._bus, work.job, work.node, action.key, work.priority)
         except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, the worker lives)
-            self._fail(delivery, work, ref, self._cause(work.job, error))
+            cause = self._cause(work.job, error)
+            if self._stopping and isinstance(cause, InternalError):
+                delivery.postpone(0.0)  # it was ended by us
+            else:
+                self._fail(delivery, work, ref, cause)
             return
         delivery.acknowledge()
 
@@ -159,17 +174,30 @@ class Worker:
             with leases.held(self._store, self._clock, lease, self._owner):
                 # whoever held the lease until now may just have committed
                 if load_outputs(self._store, action.key) is None:
-                    self._run(action, ref)
+                    self._refuse_deadly(lease)
+                    self._run(action, ref, lease)
                     return True
         self._telemetry.finished(ref, cached=True, figures={})
         return True
 
-    def _run(self, action: Action, ref: NodeRef) -> None:
+    def _refuse_deadly(self, lease: leases.Lease) -> None:
+        """Refuse what nobody lived through, once; and forget it, so that it can be tried again."""
+        if lease.deaths >= self._policy.most_deaths:
+            leases.forget_deaths(self._store, lease)
+            raise Deadly(
+                f"{lease.deaths} workers ended without a word while they worked on this step",
+                hint="their hosts' logs may tell why, a lack of memory for example; then send the "
+                "dead letter again",
+            )
+
+    def _run(self, action: Action, ref: NodeRef, lease: leases.Lease) -> None:
         self._telemetry.started(ref)
         progress = partial(self._telemetry.progress, ref)
         with stopped_when_cancelled(self._store, ref.job, self._runner.interrupt):
             run = self._runner.run(action.task, progress)
         commit(self._store, action, run.outputs)
+        if lease.deaths:
+            leases.forget_deaths(self._store, lease)
         figures = {"seconds": run.seconds, "peak_memory_bytes": run.peak_memory_bytes}
         self._telemetry.finished(ref, cached=False, figures=figures)
 
@@ -193,7 +221,7 @@ class Worker:
         if self._publisher is not None and outputs is not None:
             build = work.node.removeprefix("publish-")
             name = work.task.parameters["name"]
-            self._publisher.publish(name, build, outputs.artifacts["bundle"])
+            self._publisher.publish(work.job, name, build, outputs.artifacts["bundle"])
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)

@@ -78,8 +78,8 @@ class MemoryBus:
         self._held: set[_Message] = set()
         self._closed = False
 
-    def publish(self, stage: str, body: bytes) -> None:
-        """Queue a message."""
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:  # noqa: ARG002
+        """Queue a message; one machine does all that it was asked for, in turn."""
         self._refuse_closed()
         self._broker.put(stage, body, attempt=1)
 
@@ -156,6 +156,10 @@ class _MemoryDelivery:
     @property
     def body(self) -> bytes:
         return self._message.body
+
+    @property
+    def is_given_up(self) -> bool:
+        return False  # whoever receives here is gone together with the bus
 
     @property
     def attempt(self) -> int:

@@ -25,7 +25,7 @@ from corepress.adapters.rabbitmq.topology import (
     delay_exchange,
     queue_of,
 )
-from corepress.ports.bus import DeadLetter, Delivery
+from corepress.ports.bus import GIVEN_UP, DeadLetter, Delivery
 
 _LONGEST_OUTAGE_S = 45.0
 """A broker that restarts is back in 4 to 10 seconds."""
@@ -33,13 +33,31 @@ _LONGEST_OUTAGE_S = 45.0
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What came over a channel; ``tag`` is its number on it."""
+    """What came over a channel; ``tag`` is its number on it, ``queue`` a stage or `GIVEN_UP`."""
 
     channel: Any
     tag: int
-    stage: str
+    queue: str
+    key: str
     body: bytes
     headers: Mapping[str, Any]
+    priority: int
+
+    @staticmethod
+    def arrived(channel: Any, queue: str, method: Any, properties: Any, body: bytes) -> _Message:
+        """What pika gives."""
+        headers, priority = properties.headers or {}, properties.priority or 0
+        tag, key = method.delivery_tag, method.routing_key
+        return _Message(channel, tag, queue, key, body, headers, priority)
+
+    @property
+    def stage(self) -> str:
+        # a client's key for the exchange of jobs is its own
+        return self.key if self.is_given_up else self.queue
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.queue == GIVEN_UP
 
     @property
     def attempt(self) -> int:
@@ -58,9 +76,12 @@ class RabbitBus:
     def __init__(self, url: str, name: str = "corepress") -> None:
         self._link = Link(url, name)
 
-    def publish(self, stage: str, body: bytes) -> None:
-        """Send a message to a stage; returns when its queue has it on disk."""
-        self._send(WORK, stage, body, {ATTEMPT: 1})
+    def publish(self, stage: str, body: bytes, priority: int = 0) -> None:
+        """Send a message to a stage; returns when its queue has it on disk.
+
+        RabbitMQ 4 prefers those of priority 5 and more; older ones know none in quorum queues.
+        """
+        self._send(WORK, stage, body, {ATTEMPT: 1}, priority)
 
     def receive(self, stages: Collection[str], timeout_s: float) -> Delivery | None:
         """The next message for any of these stages; waits for one up to ``timeout_s``."""
@@ -76,7 +97,7 @@ class RabbitBus:
 
     def announce(self, topic: str, body: bytes) -> None:
         """Tell an event; where no queue is bound to its topic, it is gone."""
-        self._send(EVENTS, topic, body, {}, mandatory=False)
+        self._send(EVENTS, topic, body, {}, 0, mandatory=False)
 
     def redrive(self, chosen: Collection[str]) -> int:
         """Send dead letters to their stages again."""
@@ -105,7 +126,7 @@ class RabbitBus:
     def _replace(self, message: _Message, exchange: str, headers: Mapping[str, Any]) -> None:
         with self._link.incoming(message.channel):
             pass  # no second message where the first is no longer ours
-        self._send(exchange, message.stage, message.body, headers)
+        self._send(exchange, message.stage, message.body, headers, message.priority)
         self.acknowledge(message)
 
     def _first(self, channel: Any, stages: Collection[str]) -> _Message | None:
@@ -113,8 +134,7 @@ class RabbitBus:
         for stage in random.sample(list(stages), len(stages)):  # none is always the last
             method, properties, body = channel.basic_get(queue_of(stage))
             if method is not None:
-                headers = properties.headers or {}
-                return _Message(channel, method.delivery_tag, stage, body, headers)
+                return _Message.arrived(channel, stage, method, properties, body)
         return None
 
     def _wait(self, channel: Any, stages: Collection[str], deadline_s: float) -> _Message | None:
@@ -123,8 +143,7 @@ class RabbitBus:
 
         def subscribe(stage: str) -> str:
             def keep(_: Any, method: Any, properties: Any, body: bytes) -> None:
-                headers = properties.headers or {}
-                arrived.append(_Message(channel, method.delivery_tag, stage, body, headers))
+                arrived.append(_Message.arrived(channel, stage, method, properties, body))
 
             tag: str = channel.basic_consume(queue_of(stage), keep)
             return tag
@@ -139,7 +158,7 @@ class RabbitBus:
         for tag in tags:
             channel.basic_cancel(tag)
         for unneeded in arrived[1:]:
-            channel.basic_reject(unneeded.tag, requeue=True)
+            channel.basic_nack(unneeded.tag, requeue=True)
         return arrived[0] if arrived else None
 
     def _send(
@@ -148,6 +167,7 @@ class RabbitBus:
         key: str,
         body: bytes,
         headers: Mapping[str, Any],
+        priority: int,
         mandatory: bool = True,
     ) -> None:
         """Publish, confirmed and, where that is mandatory, routed.
@@ -155,7 +175,7 @@ class RabbitBus:
         A broker that was there before is waited for; a message whose confirmation was lost goes out
         twice, as every message may.
         """
-        properties = message_properties(headers)
+        properties = message_properties(headers, priority)
 
         def call() -> None:
             with self._link.outgoing() as channel:
@@ -185,6 +205,10 @@ class _RabbitDelivery:
     @property
     def body(self) -> bytes:
         return self._message.body
+
+    @property
+    def is_given_up(self) -> bool:
+        return self._message.is_given_up
 
     @property
     def attempt(self) -> int:

@@ -8,23 +8,24 @@ from typing import Any
 from pika import BasicProperties
 
 from corepress.adapters.rabbitmq.topology import DEAD, WORK
-from corepress.domain.artifact import canonical_json
-from corepress.domain.errors import InternalError
 from corepress.ports.bus import DeadLetter
 
 ATTEMPT = "corepress-attempt"
 """The header that counts attempts; the broker's own counts begin again on the way through a delay,
 and RabbitMQ 4 believes none that a client sends."""
 REASON = "corepress-reason"
-"""The header of a dead letter that says why; one that the broker made has none."""
+"""The header of a dead letter that says why."""
 
 _PERSISTENT = 2
 
 
-def message_properties(headers: Mapping[str, Any]) -> BasicProperties:
-    """What goes with every message: it is to be kept on disk; and its headers."""
+def message_properties(headers: Mapping[str, Any], priority: int = 0) -> BasicProperties:
+    """What goes with every message: it is to be kept on disk; its headers, and its priority."""
     return BasicProperties(
-        content_type="application/json", delivery_mode=_PERSISTENT, headers=dict(headers)
+        content_type="application/json",
+        delivery_mode=_PERSISTENT,
+        headers=dict(headers),
+        priority=priority,
     )
 
 
@@ -37,8 +38,7 @@ def browse(channel: Any) -> Iterator[tuple[int, DeadLetter]]:
         method, properties, body = channel.basic_get(DEAD)
         if method is None:
             return
-        headers = properties.headers or {}
-        reason = headers[REASON] if REASON in headers else _brokers_reason(headers)
+        reason = str((properties.headers or {}).get(REASON, ""))
         yield method.delivery_tag, DeadLetter(method.routing_key, body, reason)
 
 
@@ -55,12 +55,3 @@ def redrive(channel: Any, letters: Collection[str]) -> int:
         channel.basic_publish(WORK, letter.stage, letter.body, properties, mandatory=True)
         channel.basic_ack(tag)
     return len(chosen)
-
-
-def _brokers_reason(headers: dict[str, Any]) -> str:
-    deaths = headers.get("x-death") or [{}]
-    error = InternalError(
-        f"the broker gave it up: {deaths[0].get('reason', 'nobody knows why')}",
-        hint="delivery_limit: every worker that took it ended without a word; look into their logs",
-    )
-    return canonical_json(error.document()).decode()

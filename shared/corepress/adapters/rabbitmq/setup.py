@@ -28,7 +28,8 @@ def apply(link: Link, wanted: Topology) -> None:
             _declare_exchange(channel, exchange)
         for queue in wanted.queues:
             _declare_queue(channel, queue)
-            channel.queue_bind(queue.name, queue.exchange, queue.key)
+            for exchange_name, key in queue.bindings:
+                channel.queue_bind(queue.name, exchange_name, key)
 
 
 def faults(link: Link, wanted: Topology) -> list[str]:

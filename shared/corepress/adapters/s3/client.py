@@ -116,6 +116,22 @@ def retrying(call: Callable[[], T]) -> T:
     )(call)
 
 
+def call_object(
+    client: Any, location: S3Location, operation: str, key: str, **arguments: Any
+) -> Any:
+    """Do something with the object of this whole key, over again while the store is silent.
+
+    The operation must be harmless when it is repeated. An absent object, and a refused condition,
+    pass through as `ClientError`.
+    """
+
+    def call() -> Any:
+        with translated(location):
+            return getattr(client, operation)(Bucket=location.bucket, Key=key, **arguments)
+
+    return retrying(call)
+
+
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 

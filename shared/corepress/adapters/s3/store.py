@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from corepress.adapters.s3.client import (
     S3Location,
+    call_object,
     is_absent,
     is_taken,
     open_client,
@@ -170,13 +171,7 @@ class S3Store:
         return page
 
     def _call(self, operation: str, whole_key: str, **arguments: Any) -> Any:
-        def call() -> Any:
-            with translated(self.location):
-                return getattr(self._client, operation)(
-                    Bucket=self.location.bucket, Key=whole_key, **arguments
-                )
-
-        return retrying(call)
+        return call_object(self._client, self.location, operation, whole_key, **arguments)
 
     def _key(self, key: str) -> str:
         return self.location.prefix + key
