@@ -39,7 +39,12 @@ class Kind(Generic[T]):
         return self.adapter.json_schema()
 
 
-def parse(kind: Kind[T], text: str, where: str, impossible: Callable[[T], Iterable[Fault]]) -> T:
+def parse(
+    kind: Kind[T],
+    text: str,
+    where: str,
+    impossible: Callable[[T], Iterable[Fault]] = lambda _: (),
+) -> T:
     """A value of a type from a text.
 
     Args:

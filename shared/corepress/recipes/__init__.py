@@ -53,7 +53,16 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path.endswith((".yaml", ".yml")) or len(path.parts) > 1:
         recipe = parse_recipe(read_text(path, name_or_path), name_or_path)
         return _with_mixed_files_read(recipe, path.parent)
-    return parse_recipe(built_in_text(name_or_path), f"{name_or_path}.yaml")
+    return load_built_in(name_or_path)
+
+
+def load_built_in(name: str) -> Recipe:
+    """A recipe that comes with Corepress.
+
+    Raises:
+        UnsupportedRecipe: there is none of this name.
+    """
+    return parse_recipe(built_in_text(name), f"{name}.yaml")
 
 
 def parse_recipe(text: str, where: str) -> Recipe:

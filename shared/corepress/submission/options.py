@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+)
 
+from corepress.documents.typed import Kind, parse
 from corepress.domain.composition import Lora
 from corepress.domain.errors import InvalidRequest
 from corepress.domain.job import (
@@ -18,6 +26,7 @@ from corepress.domain.job import (
     valid_name,
 )
 from corepress.domain.recipe import Recipe
+from corepress.recipes import load_built_in
 from corepress.submission.config_files import (
     read_component_config,
     read_original_config,
@@ -162,6 +171,31 @@ class Beside:
                 "of its name",
             )
         return (self._folder / given).absolute()
+
+
+_DROPPED = Kind(
+    TypeAdapter(NamedOptions),
+    "a file of options",
+    InvalidRequest,
+    "docs/drop-folder.md describes every key",
+)
+
+
+def parse_options(text: str, where: str, source: str) -> JobRequest:
+    """The job that a file of options asks for, beside which there is nothing but the checkpoint.
+
+    Args:
+        text: YAML; an empty one means the defaults.
+        where: the file's name for messages.
+        source: the checkpoint.
+
+    Raises:
+        InvalidRequest: with a line for everything that is wrong with it.
+        UnsupportedRecipe: there is no built-in recipe of a name.
+    """
+    options = parse(_DROPPED, text or "{}", where)
+    recipes = tuple(load_built_in(name) for name in options.recipes)
+    return request_of(source, options.stated, recipes, Beside(None))
 
 
 def request_of(
