@@ -10,7 +10,7 @@ from corepress.domain.errors import InvalidRequest
 from corepress.domain.job import JobRequest
 from corepress.ports.bus import Bus
 from corepress.ports.store import Store
-from corepress.runtime import jobs
+from corepress.runtime import jobs, oversight
 from corepress.runtime.files import local_path
 from corepress_intake.request import Submission
 
@@ -34,6 +34,7 @@ def open_job(store: Store, bus: Bus, submission: Submission, resolve: Resolve) -
         jobs.publish_opening(store, bus, submission.job)
         return False
     request = submission.request
+    oversight.forget_refusal(store, submission.job)
     jobs.submit(store, bus, submission.job, request, resolve(request))
     return True
 

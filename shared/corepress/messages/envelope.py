@@ -19,10 +19,10 @@ Data = TypeVar("Data", bound=BaseModel)
 _HINT = "asyncapi.yaml describes what is accepted"
 
 
-class _Envelope(BaseModel):
+class Envelope(BaseModel):
     """The attributes that Corepress sets and requires; ``data`` follows the type's schema.
 
-    Others are allowed, as CloudEvents wants it (``time``, ``traceparent``, ...), and not looked at.
+    Others are allowed, as CloudEvents wants it (``traceparent``, ...), and not looked at.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,13 +32,16 @@ class _Envelope(BaseModel):
     source: str = Field(min_length=1)
     type: str = Field(min_length=1)
     datacontenttype: Literal["application/json"] = "application/json"
+    subject: str | None = None
+    time: str | None = None
     data: dict[str, Any]
 
 
-def encode(message_type: str, message_id: str, data: Mapping[str, Any]) -> bytes:
-    """The message as canonical JSON bytes."""
-    envelope = _Envelope(id=message_id, source="/corepress", type=message_type, data=dict(data))
-    return canonical_json(envelope.model_dump())
+def encode(message_type: str, message_id: str, data: Mapping[str, Any], **more: str) -> bytes:
+    """The message as canonical JSON bytes; ``more``: further attributes of the envelope."""
+    attributes = {"id": message_id, "source": "/corepress", "type": message_type, **more}
+    envelope = Envelope.model_validate({**attributes, "data": dict(data)})
+    return canonical_json(envelope.model_dump(exclude_none=True))
 
 
 def decode(body: bytes, message_type: str, schema: type[Data]) -> Data:
@@ -48,18 +51,31 @@ def decode(body: bytes, message_type: str, schema: type[Data]) -> Data:
         InvalidRequest: not a CloudEvents message, of another type or schema version, or with data
             that breaks the schema; names the field.
     """
+    return decode_any(body, {message_type: schema})[1]
+
+
+def decode_any(body: bytes, schemas: Mapping[str, type[Data]]) -> tuple[Envelope, Data]:
+    """A message of one of some types, and its data.
+
+    Args:
+        body: the message.
+        schemas: of the data, by type.
+
+    Raises:
+        InvalidRequest: see `decode`.
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"a message that is not JSON: {error}", hint=_HINT) from error
-    envelope = _validated(_Envelope, document, ())
-    if envelope.type != message_type:
+    envelope = _validated(Envelope, document, ())
+    if envelope.type not in schemas:
         raise InvalidRequest(
-            f"a message of type {envelope.type!r} where {message_type!r} was expected",
+            f"a message of type {envelope.type!r} where {' or '.join(schemas)} was expected",
             hint="sender and receiver must speak the same schema version",
             path="type",
         )
-    return _validated(schema, envelope.data, ("data",))
+    return envelope, _validated(schemas[envelope.type], envelope.data, ("data",))
 
 
 def _validated(schema: type[Data], document: Any, parents: tuple[str, ...]) -> Data:

@@ -8,9 +8,10 @@ harmless. Needs only a strongly consistent store.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,10 +22,13 @@ from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavail
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
 from corepress.domain.stage import Outputs, Stage
+from corepress.messages.events import JOB_ACCEPTED, JOB_FINISHED, Event
 from corepress.messages.work import Work
 from corepress.ports.bus import Bus
 from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime import job_index
 from corepress.runtime.actions import action_of, load_outputs
+from corepress.runtime.job_events import tell
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _BASE = step_of("normalize", CHECKPOINT)
@@ -55,7 +59,10 @@ def submit(
     nodes = opening_nodes(request, sources)
     opening = _written([node.document() for node in nodes])
     write_request(store, job, request)
-    store.create(document_key(job, "opening"), opening)
+    if store.create(document_key(job, "opening"), opening):
+        told = {"name": request.name, "source": request.source, "tags": list(request.tags)}
+        tell(store, bus, Event(JOB_ACCEPTED, job, time.time(), told, f"{job}.accepted"))
+    job_index.write(store, job_index.opened(job, 0, request, time.time()))
     publish_ready(store, bus, job, None, request.priority)
 
 
@@ -223,26 +230,52 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority:
         work = Work(job, node.id, node.task(outputs), priority)
         bus.publish(node.stage, work.encode(), priority)
     if all(node.id in settled for node in nodes):
-        _finish(store, job, nodes, settled)
+        finish(store, bus, job, _result(nodes, settled))
 
 
-def _finish(
-    store: Store, job: str, nodes: Sequence[Node], settled: Mapping[str, Mapping[str, Any]]
-) -> None:
-    document = {
-        "builds": {
+def _result(nodes: Sequence[Node], settled: Mapping[str, Mapping[str, Any]]) -> JobResult:
+    return JobResult(
+        builds={
             node.id.removeprefix("publish-"): settled[node.id]["action"]
             for node in nodes
             if node.stage == "publish" and "action" in settled[node.id]
         },
-        "errors": {
+        errors={
             node.id: settled[node.id]["error"]
             for node in nodes
             if "error" in settled[node.id]
             and not any("error" in settled[needed] for needed in node.needs)
         },
-    }
-    store.create(document_key(job, "result"), canonical_json(document))
+    )
+
+
+def finish(store: Store, bus: Bus, job: str, outcome: JobResult) -> None:
+    """Write down what became of a job, unless that was done, and tell it.
+
+    Whoever did it before may have died half-way, so all but the first step is done again.
+    """
+    store.create(document_key(job, "result"), canonical_json(asdict(outcome)))
+    generation, request = generation_of(store, job), request_of(store, job)
+    entry = job_index.ended(job, generation, request, outcome.errors, time.time())
+    job_index.write(store, entry)
+    told = {"state": entry.state, "builds": sorted(outcome.builds), "errors": outcome.errors}
+    number = f"{job}.{generation}.finished"
+    tell(store, bus, Event(JOB_FINISHED, job, time.time(), told, number))
+
+
+def reopen(store: Store, job: str) -> None:
+    """Forget what became of a job, and that it was cancelled."""
+    generation = generation_of(store, job) + 1
+    store.put(document_key(job, f"generations/{generation:04d}"), b"{}")
+    store.delete(document_key(job, "cancelled"))
+    store.delete(document_key(job, "result"))
+    entry = job_index.opened(job, generation, request_of(store, job), time.time())
+    job_index.write(store, entry)
+
+
+def generation_of(store: Store, job: str) -> int:
+    """How often a job was opened again."""
+    return sum(1 for _ in store.keys(f"jobs/{job}/generations/"))
 
 
 def nodes_of(store: Store, job: str) -> list[Node]:

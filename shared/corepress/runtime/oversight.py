@@ -6,25 +6,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from corepress.domain.artifact import canonical_json
 from corepress.domain.errors import Cancelled, CorepressError
 from corepress.domain.job import JobRequest
-from corepress.ports.bus import Bus
+from corepress.ports.bus import INTAKE, Bus
 from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime.job_index import State, state_of
 from corepress.runtime.jobs import (
+    JobResult,
     document_key,
+    fail,
+    finish,
     is_open,
     nodes_of,
     publish_ready,
+    reopen,
     request_of,
     result,
     steps,
     write_request,
 )
-
-State = Literal["running", "done", "failed", "cancelled"]
 
 _LOOK_EVERY_S = 2.0
 
@@ -54,11 +56,7 @@ def status(store: Store, job: str) -> JobStatus:
     refused = outcome is not None and not is_open(store, job)
     nodes = [] if refused else nodes_of(store, job)
     errors = outcome.errors if outcome else {}
-    state: State = "running"
-    if outcome is not None:
-        state = "failed" if errors else "done"
-        if any(error["code"] == Cancelled.code for error in errors.values()):
-            state = "cancelled"
+    state: State = "running" if outcome is None else state_of(errors)
     return JobStatus(
         job,
         request.name,
@@ -71,21 +69,23 @@ def status(store: Store, job: str) -> JobStatus:
     )
 
 
-def known(store: Store) -> list[str]:
-    """The names of all jobs, sorted."""
-    ending = "/opening.json"
-    keys = (key for key in store.keys("jobs/") if key.endswith(ending))
-    return [key.removeprefix("jobs/").removesuffix(ending) for key in keys]
+def cancel(store: Store, bus: Bus, job: str) -> bool:
+    """End a job; whoever works on it stops, now or when its message comes.
 
-
-def cancel(store: Store, job: str) -> None:
-    """Have a job stopped by whoever works on it, now or next.
+    Returns:
+        whether it was at work.
 
     Raises:
         InvalidRequest: there is no such job.
     """
-    nodes_of(store, job)
+    nodes = nodes_of(store, job)
+    if result(store, job) is not None:
+        return False
     store.create(document_key(job, "cancelled"), b"{}")
+    for node in nodes:
+        if result(store, job) is None and node.id not in steps(store, job):
+            fail(store, bus, job, node.id, Cancelled(f"the job {job} was cancelled"))
+    return True
 
 
 def is_cancelled(store: Store, job: str) -> bool:
@@ -126,16 +126,21 @@ def try_again(store: Store, bus: Bus, job: str) -> None:
     Raises:
         InvalidRequest: there is no such job.
     """
+    nodes_of(store, job)
     failed = [node for node, step in steps(store, job).items() if "error" in step]
-    store.delete(document_key(job, "cancelled"))
-    store.delete(document_key(job, "result"))
+    reopen(store, job)
     for node in failed:
         store.delete(document_key(job, f"steps/{node}"))
     publish_ready(store, bus, job, None, request_of(store, job).priority)
 
 
-def refuse(store: Store, job: str, request: JobRequest, error: CorepressError) -> None:
+def refuse(store: Store, bus: Bus, job: str, request: JobRequest, error: CorepressError) -> None:
     """Record that a job was refused before it began."""
     write_request(store, job, request)
-    document = {"builds": {}, "errors": {"intake": error.document()}}
-    store.create(document_key(job, "result"), canonical_json(document))
+    finish(store, bus, job, JobResult(builds={}, errors={INTAKE: error.document()}))
+
+
+def forget_refusal(store: Store, job: str) -> None:
+    """Let a job that was refused before it began be opened after all."""
+    if result(store, job) is not None and not is_open(store, job):
+        reopen(store, job)

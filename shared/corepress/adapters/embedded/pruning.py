@@ -43,6 +43,8 @@ def prune(root: Path, limit_bytes: int) -> int:
     for job in (root / "jobs").iterdir():
         if time.time() - job.stat().st_mtime > _JOB_LIFETIME_S:
             shutil.rmtree(job)
+            for entry in (root / "index" / "entries").glob(f"{job.name}.*"):
+                entry.unlink()
     return forgotten_bytes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_hex
@@ -84,6 +85,7 @@ class S3Handle:
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # whatever the mount says
         return path
 
     def delete(self) -> None:

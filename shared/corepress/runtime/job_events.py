@@ -1,0 +1,177 @@
+"""Telling what happens to jobs: on the bus to whoever listens, and in the store for later.
+
+An event in the store is an object of its own. When a job seems to have ended they are gathered into
+a page, and only then removed; several may gather at once.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from corepress.domain.artifact import canonical_json, sha256_digest
+from corepress.domain.errors import CorepressError
+from corepress.messages.events import Event, Kind
+from corepress.ports.bus import Bus
+from corepress.ports.clock import Clock
+from corepress.ports.store import DocumentNotFound, Store
+from corepress.ports.telemetry import NodeRef, Telemetry
+
+_PROGRESS_EVERY_S = 1.0
+_MOST_WAITING = 1000
+_FLUSH_S = 5.0
+
+
+def tell(store: Store, bus: Bus, event: Event) -> None:
+    """Write an event of a job down and announce it."""
+    record(store, event)
+    bus.announce(event.topic, event.encode())
+
+
+def record(store: Store, event: Event) -> None:
+    """Write an event of a job down; harmless when repeated."""
+    milliseconds = int(event.at_s * 1000)
+    store.put(f"{_folder(event.job)}{milliseconds:015d}-{event.id}.json", event.encode())
+
+
+def history(store: Store, job: str) -> list[Event]:
+    """What happened to a job, oldest first, but for progress."""
+    found: dict[str, Event] = {}
+    while True:
+        keys = list(store.keys(_folder(job)))
+        try:
+            for key in keys:
+                found |= {event.id: event for event in _read(store, key)}
+        except DocumentNotFound:  # it was gathered: a page has it now
+            continue
+        return sorted(found.values(), key=lambda event: (event.at_s, event.id))
+
+
+def gather(store: Store, job: str) -> None:
+    """Gather a job's events into a page."""
+    keys = list(store.keys(_folder(job)))
+    events: dict[str, Event] = {}
+    read = []
+    for key in keys:
+        with suppress(DocumentNotFound):  # then another is gathering, too
+            events |= {event.id: event for event in _read(store, key)}
+            read.append(key)
+    if len(read) > 1:
+        documents = [json.loads(events[each].encode()) for each in sorted(events)]
+        page = canonical_json(documents)
+        digest = sha256_digest(page).removeprefix("sha256:")
+        store.put(f"{_folder(job)}page-{digest}.json", page)
+        for key in read:
+            store.delete(key)
+
+
+def _read(store: Store, key: str) -> list[Event]:
+    document = json.loads(store.get(key))
+    documents = document if isinstance(document, list) else [document]
+    return [Event.decode(json.dumps(each).encode()) for each in documents]
+
+
+def _folder(job: str) -> str:
+    return f"jobs/{job}/events/"
+
+
+class EventTelemetry:
+    """A `corepress.ports.telemetry.Telemetry` that tells events, and passes on what it is told.
+
+    A thread of its own does the telling, so that no step waits for it: what cannot be told while
+    store and bus are away is dropped.
+
+    Args:
+        store: where events are kept.
+        connect: opens the thread's client of the bus.
+        clock: tells when something happened.
+        worker: who it happened to, in the events.
+        then: is told everything, too.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        connect: Callable[[], Bus],
+        clock: Clock,
+        worker: str,
+        then: Telemetry,
+    ) -> None:
+        self._store = store
+        self._connect = connect
+        self._clock = clock
+        self._worker = worker
+        self._then = then
+        self._activity = ("", "", 0.0)
+        self._told_s = 0.0
+        self._waiting: queue.Queue[Event | None] = queue.Queue(_MOST_WAITING)
+        self._thread = threading.Thread(target=self._tell_all, name="events", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Tell what waits, within some seconds."""
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=_FLUSH_S)
+            self._thread.join(_FLUSH_S)
+
+    def started(self, ref: NodeRef) -> None:
+        """The stage begins to run."""
+        self._put("step.started", ref, {})
+        self._then.started(ref)
+
+    def progress(self, ref: NodeRef, activity: str, done: float, total: float, unit: str) -> None:
+        """An activity of the running stage came this far."""
+        self._then.progress(ref, activity, done, total, unit)
+        now_s = time.monotonic()
+        if self._activity[:2] != (ref.node, activity):
+            self._activity = (ref.node, activity, now_s)
+        elif now_s - self._told_s < _PROGRESS_EVERY_S and done < total:
+            return
+        self._told_s = now_s
+        elapsed_s = now_s - self._activity[2]
+        eta_s = round(elapsed_s * (total - done) / done, 1) if done and elapsed_s else None
+        told = {"activity": activity, "done": done, "total": total, "unit": unit, "eta_s": eta_s}
+        self._put("step.progress", ref, told)
+
+    def finished(self, ref: NodeRef, cached: bool, figures: Mapping[str, Any]) -> None:
+        """The action is committed."""
+        self._put("step.finished", ref, {"cached": cached, **figures})
+        self._then.finished(ref, cached, figures)
+
+    def retried(self, ref: NodeRef, error: Mapping[str, Any], delay_s: float) -> None:
+        """The delivery failed for now."""
+        self._put("step.retried", ref, {"error": dict(error), "delay_s": delay_s})
+        self._then.retried(ref, error, delay_s)
+
+    def failed(self, ref: NodeRef, error: Mapping[str, Any]) -> None:
+        """The delivery failed for good."""
+        self._put("step.failed", ref, {"error": dict(error)})
+        self._then.failed(ref, error)
+
+    def _put(self, kind: Kind, ref: NodeRef, told: Mapping[str, Any]) -> None:
+        step = {"node": ref.node, "stage": ref.stage, "attempt": ref.attempt}
+        data = {**step, "worker": self._worker, **told}
+        with suppress(queue.Full):
+            self._waiting.put_nowait(Event(kind, ref.job, self._clock.now_s(), data))
+
+    def _tell_all(self) -> None:
+        bus = self._connect()
+        while (event := self._waiting.get()) is not None:
+            with suppress(CorepressError):
+                bus.announce(event.topic, event.encode())
+            with suppress(CorepressError):
+                if event.kind != "step.progress":
+                    record(self._store, event)
+                if event.kind == "step.failed" or _is_last(event):
+                    gather(self._store, event.job)
+        bus.close()
+
+
+def _is_last(event: Event) -> bool:
+    """Whether a job has most likely ended with this."""
+    return event.kind == "step.finished" and event.data["stage"] == "publish"
