@@ -100,9 +100,7 @@ class DropFolder:
     def _help(self) -> None:
         """Finish what others decided and did not finish."""
         now_s = self._clock.monotonic_s()
-        pending = {
-            key: self._pending_since_s.get(key, now_s) for key in self._store.keys(_PENDING)
-        }
+        pending = {key: self._pending_since_s.get(key, now_s) for key in self._store.keys(_PENDING)}
         self._pending_since_s = pending
         for key, since_s in pending.items():
             if now_s - since_s >= self._patience_s:

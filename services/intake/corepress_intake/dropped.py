@@ -64,7 +64,9 @@ class Drop:
     def ending(self) -> str:
         """The last part of the object's name, as it was written."""
         name = PurePosixPath(self.main.key).name
-        known = next((each for each in (_REQUEST, *_CHECKPOINTS) if name.lower().endswith(each)), "")
+        known = next(
+            (each for each in (_REQUEST, *_CHECKPOINTS) if name.lower().endswith(each)), ""
+        )
         return name[len(name) - len(known) :] if known else PurePosixPath(name).suffix
 
 
@@ -107,7 +109,9 @@ def drops_among(found: Mapping[str, S3Object]) -> Iterator[Drop]:
         yield Drop(main, found.get(stem + _OPTIONS) if has_options else None)
 
 
-def decide(drop: Drop, bucket: str, prefix: str, shared: Path | None, read: Read) -> Decision | None:
+def decide(
+    drop: Drop, bucket: str, prefix: str, shared: Path | None, read: Read
+) -> Decision | None:
     """What becomes of a drop; None where it changed meanwhile.
 
     Args:
@@ -164,12 +168,14 @@ def _refuse_misplaced(main: S3Object) -> None:
 def _submission(drop: Drop, source: str, options: bytes) -> Submission:
     """The job that a checkpoint and its options ask for."""
     if not drop.main.size_bytes:
-        raise CorruptCheckpoint("the file is empty", path=drop.main.key)
+        raise CorruptCheckpoint("the file is empty", hint="upload it again", path=drop.main.key)
     where = f"{drop.stem}{_OPTIONS}"
     try:
         text = options.decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{where} is not in UTF-8: {error}", path=where) from error
+        raise InvalidRequest(
+            f"{where} is not in UTF-8: {error}", hint="write options in UTF-8", path=where
+        ) from error
     request = parse_options(text, where, source)
     if drop.ending.lower() in _PICKLES and not request.options.allow_pickle:
         raise UnsafePickle(
@@ -192,9 +198,7 @@ def _small(found: S3Object, most_bytes: int, read: Read) -> bytes | None:
 
 def _rejection(drop: Drop, error: PermanentError) -> Decision:
     folder = f"{REJECTED}{drop.id}/"
-    return Decision(
-        _moves(drop, folder), f"{folder}{drop.stem}.error.json", error=error.document()
-    )
+    return Decision(_moves(drop, folder), f"{folder}{drop.stem}.error.json", error=error.document())
 
 
 def _moves(drop: Drop, folder: str) -> tuple[tuple[S3Object, str], ...]:

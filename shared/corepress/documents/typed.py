@@ -76,11 +76,14 @@ def load_mapping(kind: Kind[Any], text: str, where: str) -> Document:
         document = load(text)
     except NotYaml as error:
         line = f":{error.line}" if error.line else ""
-        raise kind.error(f"{where}{line}: not YAML: {error.problem}", path=where) from error
+        raise kind.error(
+            f"{where}{line}: not YAML: {error.problem}", hint=kind.hint, path=where
+        ) from error
     if not isinstance(document.value, dict):
         first = next(iter(kind.schema["properties"]))
         raise kind.error(
             f"{where}:1: {kind.noun} is a mapping of keys to values, such as `{first}:`",
+            hint=kind.hint,
             path=where,
         )
     return document

@@ -26,6 +26,7 @@ from corepress.adapters.s3.handle import S3Handle
 from corepress.adapters.s3.upload import Upload
 from corepress.ports.store import BlobNotFound
 
+
 @dataclass(frozen=True, slots=True)
 class S3Object:
     """An object as it was at a moment.
@@ -109,7 +110,7 @@ class S3Objects:
     def delete(self, found: S3Object) -> None:
         """Remove an object, unless another one has come in its place.
 
-        Where the server knows no conditional delete, one that comes between look and delete is lost.
+        Where the server knows no conditional delete, one that comes just now is lost.
         """
         if self.find(found.key) != found:
             return
