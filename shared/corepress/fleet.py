@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from corepress.adapters.rabbitmq import setup
 from corepress.adapters.rabbitmq.bus import RabbitBus
 from corepress.adapters.rabbitmq.link import Link
+from corepress.adapters.rabbitmq.listener import Listen, listening
 from corepress.adapters.rabbitmq.topology import Topology, topology
 from corepress.adapters.s3.cache import prune_cache
 from corepress.adapters.s3.client import S3Location
@@ -56,15 +58,6 @@ def open_bus(settings: Settings, name: str = "corepress") -> RabbitBus:
     return RabbitBus(_bus_address(settings), name)
 
 
-def open_link(settings: Settings) -> Link:
-    """A connection to the fleet's broker, for setting it up.
-
-    Raises:
-        InvalidRequest: see `open_bus`.
-    """
-    return Link(_bus_address(settings), "corepress topology")
-
-
 def open_store(settings: Settings, cache: Path | None = None) -> S3Store:
     """The fleet's store.
 
@@ -78,9 +71,34 @@ def open_store(settings: Settings, cache: Path | None = None) -> S3Store:
     return S3Store(_store_location(settings), cache or settings.state / "downloads")
 
 
-def fleet_topology() -> Topology:
-    """What a fleet needs of its broker."""
-    return topology((INTAKE, *stage_loaders()))
+def apply_topology(settings: Settings) -> Topology:
+    """Have the broker what a fleet needs.
+
+    Raises:
+        InvalidRequest: see `open_bus`.
+        BusUnavailable, AccessDenied: see `setup.apply`.
+    """
+    with _link(settings) as link:
+        setup.apply(link, _topology())
+    return _topology()
+
+
+def topology_faults(settings: Settings) -> list[str]:
+    """What the broker lacks, or has otherwise than a fleet needs it.
+
+    Raises:
+        InvalidRequest: see `open_bus`.
+        BusUnavailable, AccessDenied: see `setup.faults`.
+    """
+    with _link(settings) as link:
+        return setup.faults(link, _topology())
+
+
+@contextmanager
+def events(settings: Settings, topics: Collection[str]) -> Iterator[Listen]:
+    """Hear what is announced from now on; see `listening`."""
+    with _link(settings) as link, listening(link, topics) as listen:
+        yield listen
 
 
 def resolve_sources(request: JobRequest) -> dict[str, Mapping[str, Any]]:
@@ -282,6 +300,19 @@ def stage_process_main() -> None:
     cache, scratch, requests, answers = sys.argv[1:]
     store = open_store(read_settings(), Path(cache))
     serve(stage_loaders(), store, Path(scratch), int(requests), int(answers))
+
+
+def _topology() -> Topology:
+    return topology((INTAKE, *stage_loaders()))
+
+
+@contextmanager
+def _link(settings: Settings) -> Iterator[Link]:
+    link = Link(_bus_address(settings), "corepress")
+    try:
+        yield link
+    finally:
+        link.close()
 
 
 def _bus_address(settings: Settings) -> str:

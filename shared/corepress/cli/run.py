@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -15,9 +15,9 @@ from corepress.adapters.embedded.clone import can_clone, clone_or_copy
 from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.needs import forecast, read_headers
-from corepress.cli.options import attachment_options, checkpoint_options, read_options
 from corepress.cli.output import command, db_text, print_json, size_text, words
 from corepress.cli.progress import ProgressDisplay
+from corepress.cli.requests import builds_of, read_requests, request_options
 from corepress.config import read_settings
 from corepress.domain.artifact import Artifact
 from corepress.domain.bundle import MANIFEST, SCHEMA
@@ -30,14 +30,11 @@ from corepress.domain.errors import (
     InternalError,
     from_document,
 )
-from corepress.domain.job import JobRequest, default_name, valid_name
-from corepress.domain.recipe import Recipe
-from corepress.recipes import load_recipe
+from corepress.domain.job import JobRequest
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.available_memory import refuse_small_memory
 from corepress.runtime.disk import existing, refuse_small_disk
-from corepress.runtime.files import local_path
 from corepress.runtime.output_folder import output_folder, refuse_unusable
 from corepress_fetch.source import resolve
 
@@ -47,43 +44,22 @@ _POLL_S = 1.0
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option(
-    "--recipe",
-    "recipe_names",
-    multiple=True,
-    required=True,
-    metavar="NAME_OR_FILE",
-    help="A built-in recipe or a recipe file; repeatable.",
-)
-@click.option(
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Bundles end up under OUT/NAME/RECIPE/.",
-)
-@click.option("--name", help="Of the bundle; by default the source's. One source only.")
-@click.option(
-    "--compile",
-    "compile_",
-    type=click.Choice(["never", "required"]),
-    help="Whether models are compiled, as only macOS can; by default required there.",
 )
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     help="Cache and work in progress; by default $COREPRESS_STATE or the user's cache folder.",
 )
-@checkpoint_options
-@attachment_options
+@request_options
 @command
 def run(
     sources: tuple[str, ...],
-    recipe_names: tuple[str, ...],
     out: Path,
-    name: str | None,
-    compile_: Literal["never", "required"] | None,
     state: Path | None,
-    controlnets: tuple[str, ...],
-    refiner: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -99,42 +75,21 @@ def run(
       corepress run model.safetensors --lora style.safetensors:0.8 --recipe original --out bundles
       corepress run model.safetensors --controlnet canny/ --recipe original --out bundles
     """
-    if name is not None and (len(sources) > 1 or valid_name(name) != name or not name):
-        raise click.BadParameter(
-            "needs a single source and a name of a-z, 0-9, dot, underscore and hyphen",
-            param_hint="--name",
-        )
-    recipes = tuple(load_recipe(each) for each in recipe_names)
-    for recipe in recipes:
-        recipe.refuse_unbuildable()
-    _refuse_equal_names(sources, recipes, name)
-    for each in sources:
-        for build in _builds(recipes):
-            refuse_unusable(out / (name or _default_name(each)) / build, MANIFEST, SCHEMA)
-    compile_wish = compile_ or ("required" if sys.platform == "darwin" else "never")
-    if compile_wish == "required" and sys.platform != "darwin":
+    requests = read_requests(sources, options)
+    first = requests[0]
+    for request in requests:
+        for build in builds_of(request.recipes):
+            refuse_unusable(out / request.name / build, MANIFEST, SCHEMA)
+    if first.compile == "required" and sys.platform != "darwin":
         raise CompilerUnavailable(
             "--compile required: only macOS has a Core ML compiler",
             hint="use --compile never here, and compile the published .mlpackage on a Mac",
         )
     settings = read_settings()
-    checkpoint = read_options(options)
-    requests = [
-        JobRequest(
-            source,
-            recipes,
-            name or _default_name(source),
-            checkpoint,
-            compile_wish,
-            controlnets,
-            refiner,
-        )
-        for source in sources
-    ]
-    others = checkpoint.further_sources | requests[0].attachments
-    further = {role: resolve(uri) for role, uri in others.items()}
+    further = {role: resolve(uri) for role, uri in first.checkpoints.items() if role != CHECKPOINT}
     resolved = [
-        {CHECKPOINT: resolve(source, checkpoint.tokenizer), **further} for source in sources
+        {CHECKPOINT: resolve(request.source, request.options.tokenizer), **further}
+        for request in requests
     ]
     with (
         ProgressDisplay() as display,
@@ -147,29 +102,7 @@ def run(
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
             jobs.submit(pipeline.store, pipeline.bus, job, request, its_sources)
             submitted.append(_finish(pipeline, display, job, request, out))
-    _conclude(submitted, compile_wish, as_json)
-
-
-def _refuse_equal_names(
-    sources: Sequence[str], recipes: Sequence[Recipe], name: str | None
-) -> None:
-    for what, names in (
-        ("sources", [name or _default_name(source) for source in sources]),
-        ("builds", _builds(recipes)),
-    ):
-        twice = sorted({each for each in names if names.count(each) > 1})
-        if twice:
-            raise click.UsageError(f"two {what} would share the name {', '.join(twice)}")
-
-
-def _default_name(source: str) -> str:
-    """As `default_name`, where ``.`` is called by its folder's name."""
-    path = local_path(source)
-    return default_name(source if path is None else str(path.absolute()))
-
-
-def _builds(recipes: Sequence[Recipe]) -> list[str]:
-    return [build for recipe in recipes for build in recipe.build_names()]
+    _conclude(submitted, first.compile, as_json)
 
 
 def _refuse_unaffordable(
