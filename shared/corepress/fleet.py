@@ -25,6 +25,7 @@ from corepress.adapters.rabbitmq.listener import Listen, listening
 from corepress.adapters.rabbitmq.topology import Topology, topology
 from corepress.adapters.s3.cache import prune_cache
 from corepress.adapters.s3.client import S3Location
+from corepress.adapters.s3.objects import S3Objects
 from corepress.adapters.s3.published import S3Publisher
 from corepress.adapters.s3.store import S3Store
 from corepress.bootstrap import stage_loaders
@@ -41,6 +42,7 @@ from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
 from corepress_fetch.source import resolve
+from corepress_intake.drop_folder import DropFolder
 from corepress_intake.worker import IntakeWorker, Report
 
 _PATIENT = RetryPolicy(transient_attempts=12)
@@ -115,7 +117,7 @@ def resolve_sources(request: JobRequest) -> dict[str, Mapping[str, Any]]:
 
 
 class FleetWorker:
-    """The workers of some stages on this host: one for intake, one for all the others.
+    """The workers of some stages on this host: two for intake, one for all the others.
 
     Args:
         settings: name bus and store.
@@ -146,7 +148,7 @@ class FleetWorker:
         self._owner = f"{platform.node()}-{os.getpid()}-{token_hex(4)}"
         self._clock = SystemClock()
         self._stages = tuple(stage for stage in stages if stage != INTAKE)
-        work = [self._take_in] if INTAKE in stages else []
+        work = [self._take_in, self._look_for_drops] if INTAKE in stages else []
         work += [self._run_stages] if self._stages else []
         self._threads = [
             threading.Thread(target=self._work, args=(each,), name=each.__name__, daemon=True)
@@ -211,6 +213,17 @@ class FleetWorker:
                 _PATIENT,
             )
             return _Gathering(intake, store)
+
+        keep_at(self._connect, handler, self._stop, self._trouble)
+
+    def _look_for_drops(self) -> None:
+        store = open_store(self._settings)
+        objects = S3Objects(store.location)
+
+        def handler(bus: Bus) -> Handler:
+            return DropFolder(
+                objects, store, bus, self._clock, self._settings.local_sources, self._report
+            )
 
         keep_at(self._connect, handler, self._stop, self._trouble)
 

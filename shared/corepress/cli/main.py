@@ -8,6 +8,7 @@ import click
 
 from corepress.cli.dead_letters import dead_letters
 from corepress.cli.doctor import doctor
+from corepress.cli.fleet import fleet
 from corepress.cli.inspect import inspect
 from corepress.cli.normalize import normalize
 from corepress.cli.recipes import recipes
@@ -35,6 +36,6 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 for _command in (
     *(inspect, normalize, run, verify, recipes, doctor),
-    *(submit, status, watch, cancel, dead_letters, worker, topology),
+    *(submit, fleet, status, watch, cancel, dead_letters, worker, topology),
 ):
     main.add_command(_command)
