@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from corepress.submission.fleet_file import load_fleet
 from corepress_intake.opening import refuse_hidden_sources
 
 _LOOK_EVERY_S = 2.0
+_CLIENTS = 8
+"""Each waits for the bus to confirm one request after another."""
 
 
 @click.command()
@@ -76,22 +80,36 @@ def _submit(settings: Settings, store: Store, rows: list[Row], again: bool) -> N
     from corepress.fleet import open_bus  # noqa: PLC0415  (see cli/submit.py)
 
     wanted = ("new", "failed", "cancelled") if again else ("new",)
-    waiting = [row for row in rows if row.state in wanted]
-    waiting.sort(key=lambda row: -row.request.priority)
-    bus = open_bus(settings)
+    waiting = []
+    for row in sorted(rows, key=lambda row: -row.request.priority):
+        if row.state in wanted:
+            try:
+                refuse_hidden_sources(row.request, settings.local_sources)
+            except InvalidRequest as error:
+                row.refuse(error)
+            else:
+                waiting.append(row)
+    clients = [open_bus(settings) for _ in range(_CLIENTS)]
+    idle: queue.SimpleQueue[Bus] = queue.SimpleQueue()
+    for client in clients:
+        idle.put(client)
+
+    def send(row: Row) -> None:
+        client = idle.get()
+        try:
+            _send(store, client, row)
+        finally:
+            idle.put(client)
+
+    pool = ThreadPoolExecutor(_CLIENTS)
     try:
         with ProgressDisplay() as display:
-            for done, row in enumerate(waiting, start=1):
-                try:
-                    refuse_hidden_sources(row.request, settings.local_sources)
-                except InvalidRequest as error:
-                    row.refuse(error)
-                else:
-                    _send(store, bus, row)
-                    row.sent()
+            for done, _ in enumerate(pool.map(send, waiting), start=1):
                 display.activity("submit", done, len(waiting), "job")
     finally:
-        bus.close()
+        pool.shutdown(cancel_futures=True)
+        for client in clients:
+            client.close()
 
 
 def _send(store: Store, bus: Bus, row: Row) -> None:
@@ -100,6 +118,7 @@ def _send(store: Store, bus: Bus, row: Row) -> None:
         oversight.try_again(store, bus, row.job)
     else:
         bus.publish(INTAKE, row.message, row.request.priority)
+    row.sent()
 
 
 def _watch(store: Store, rows: list[Row]) -> None:

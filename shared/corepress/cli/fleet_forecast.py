@@ -11,6 +11,7 @@ import click
 
 from corepress.bootstrap import load_stages
 from corepress.cli.fleet_rows import Row
+from corepress.cli.fleet_table import summary_of
 from corepress.cli.needs import forecast, read_headers
 from corepress.cli.output import size_text
 from corepress.cli.progress import ProgressDisplay
@@ -129,22 +130,22 @@ def _forecast(row: Row, stages: Mapping[str, Stage], store: Store | None) -> Job
 def print_forecast(fleet: FleetForecast) -> None:
     """Tell people."""
     for job in fleet.jobs:
-        told = job.row.state
-        if job.error is not None:
-            told = f"{job.error['code']}: {job.error['message']}"
-        elif told == "new":
-            told = (
-                f"{len(job.steps)} steps, {len(job.cached)} done before, "
-                f"{size_text(job.disk_bytes)} of disk"
-            )
-            if job.mac_minutes:
-                told += f", {job.mac_minutes:.0f} minutes of a Mac"
-        click.echo(f"line {job.row.line}: {job.row.request.name}  {told}")
-    wanted = [job for job in fleet.jobs if job.row.state == "new" and job.error is None]
+        click.echo(f"line {job.row.line}: {job.row.request.name}  {_told(job)}")
     faulty = sum(job.error is not None for job in fleet.jobs)
-    click.echo(
-        f"{len(fleet.jobs)} jobs: {len(wanted)} would be submitted"
-        + (f", of which nothing is known to be wrong; {faulty} will fail" if faulty else "")
-    )
+    told = f"; of the new ones {faulty} would fail" if faulty else ""
+    click.echo(f"{len(fleet.jobs)} jobs: {summary_of([job.row for job in fleet.jobs])}{told}")
     click.echo(f"  disk  {size_text(fleet.disk_bytes)} ({_SHARED})")
     click.echo(f"  Macs  {fleet.mac_minutes:.0f} minutes ({compile_assumption()})")
+
+
+def _told(job: JobForecast) -> str:
+    error = job.document()["error"]
+    if error is not None:
+        return f"{error['code']}: {error['message']}"
+    if job.row.state != "new":
+        return job.row.state
+    minutes = f", {job.mac_minutes:.0f} minutes of a Mac" if job.mac_minutes else ""
+    return (
+        f"{len(job.steps)} steps, {len(job.cached)} more were done before, "
+        f"{size_text(job.disk_bytes)} of disk{minutes}"
+    )
