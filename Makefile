@@ -9,10 +9,10 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test servers lint types imports format bench matrix clean
+.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 setup: $(SETUP) ## make the virtual environment with everything in it
 
@@ -29,6 +29,9 @@ demo: $(SETUP) ## make a small checkpoint, convert it, show the bundle and its f
 
 run: $(SETUP) ## convert SOURCE under RECIPE to OUT: make run SOURCE=model.safetensors
 	$(BIN)/corepress run "$(SOURCE)" --recipe $(or $(RECIPE),original) --out $(or $(OUT),bundles)
+
+fleet-local: $(SETUP) servers ## RabbitMQ, an S3 server and workers on this machine, until Ctrl-C
+	$(BIN)/python tests/fleet_local.py build/fleet
 
 test: $(SETUP) lint types imports servers ## all checks and tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile

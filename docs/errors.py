@@ -22,7 +22,7 @@ the document that `--json` prints:
 ```
 
 Ctrl-C ends a command with status 130, as shells report it. A wrong command line ends with status 2
-and has no code.
+and, in JSON, the code `usage`.
 
 This page is written by `docs/errors.py`.
 

@@ -1,7 +1,6 @@
 """A whole fleet on this machine, without containers: RabbitMQ, an S3 server and workers.
 
-Usage: ``python tests/fleet_local.py FOLDER``; Ctrl-C ends it. What it holds stays in the folder, but
-for what a broker or server of the environment holds (``COREPRESS_TEST_BUS``, ``COREPRESS_TEST_S3``).
+Usage: ``python tests/fleet_local.py FOLDER``; Ctrl-C ends it, and leaves its logs in the folder.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from typing import Self
 
 sys.path.append(str(Path(__file__).parent / "servers"))
 
+import boto3
 from rabbitmq import Rabbitmq
 from radosgw import ACCESS_KEY, SECRET_KEY, Radosgw
-
-from corepress.adapters.s3.client import S3Location, open_client
 
 COMMAND = (sys.executable, "-m", "corepress")
 LIGHT = ("intake", "fetch", "normalize", "publish")
 """The stages that need little: on one host they share a worker."""
 BUCKET = "corepress"
+_REGION = "us-east-1"
 _STOP_S = 60.0
 
 
@@ -51,7 +50,7 @@ class LocalFleet:
             "COREPRESS_STATE": str(folder / "state"),
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": _REGION,
         }
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -60,9 +59,20 @@ class LocalFleet:
             self.broker.start()
             self._store.start()
             self.environment["AWS_ENDPOINT_URL"] = self._store.endpoint
-            os.environ.update(self.environment)
-            open_client(S3Location(BUCKET)).create_bucket(Bucket=BUCKET)
-            subprocess.run([*COMMAND, "topology", "apply"], check=True, stdout=subprocess.DEVNULL)
+            client = boto3.client(
+                "s3",
+                endpoint_url=self._store.endpoint,
+                aws_access_key_id=ACCESS_KEY,
+                aws_secret_access_key=SECRET_KEY,
+                region_name=_REGION,
+            )
+            client.create_bucket(Bucket=BUCKET)
+            subprocess.run(
+                [*COMMAND, "topology", "apply"],
+                env={**os.environ, **self.environment},
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         except BaseException:
             self.stop()
             raise
@@ -78,8 +88,7 @@ class LocalFleet:
 
     def add_worker(self, *stages: str) -> subprocess.Popen[bytes]:
         """Start a worker; its log is in the folder."""
-        log = self.folder / f"worker-{len(self.workers)}.log"
-        with log.open("wb") as file:
+        with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as file:
             worker = subprocess.Popen(
                 [*COMMAND, "worker", *stages],
                 env={**os.environ, **self.environment},
@@ -91,9 +100,9 @@ class LocalFleet:
         self.workers.append(worker)
         return worker
 
-    def log(self) -> str:
-        """What all workers said."""
-        return "".join(each.read_text() for each in sorted(self.folder.glob("worker-*.log")))
+    def log_of(self, worker: subprocess.Popen[bytes]) -> Path:
+        """Where a worker says what it does."""
+        return self.folder / f"worker-{self.workers.index(worker)}.log"
 
     def stop(self) -> None:
         """Stop the workers as a service manager does, then the servers."""

@@ -42,6 +42,11 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="corepress.stages")}
 
 
+def stage_names() -> list[str]:
+    """The names of the installed stages."""
+    return list(_entry_points())
+
+
 def stage_loaders() -> dict[str, Callable[[], Stage]]:
     """Loads each installed stage, by name; a stage's libraries are imported with it."""
     return {name: entry.load for name, entry in _entry_points().items()}

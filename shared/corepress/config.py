@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     store: str | None = None
     s3_virtual_hosts: bool = False
     local_sources: Path | None = None
+    lease_s: float = Field(default=60.0, gt=0)
 
 
 def read_settings() -> Settings:

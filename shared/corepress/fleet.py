@@ -1,4 +1,4 @@
-"""Where a fleet's objects are wired: RabbitMQ as the bus, an S3 bucket as the store."""
+"""Where a fleet's workers are wired."""
 
 from __future__ import annotations
 
@@ -11,33 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from corepress.adapters.rabbitmq import setup
-from corepress.adapters.rabbitmq.bus import RabbitBus
-from corepress.adapters.rabbitmq.link import Link
-from corepress.adapters.rabbitmq.listener import Listen, listening
-from corepress.adapters.rabbitmq.topology import Topology, topology
 from corepress.adapters.s3.cache import prune_cache
-from corepress.adapters.s3.client import S3Location
 from corepress.adapters.s3.objects import S3Objects
 from corepress.adapters.s3.published import S3Publisher
 from corepress.adapters.s3.store import S3Store
 from corepress.bootstrap import stage_loaders
 from corepress.config import Settings, read_settings
+from corepress.connections import open_bus, open_store
 from corepress.domain.composition import CHECKPOINT
-from corepress.domain.errors import InvalidRequest
 from corepress.domain.job import JobRequest
 from corepress.ports.bus import INTAKE, Bus
 from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime import job_index
 from corepress.runtime.job_events import EventTelemetry
+from corepress.runtime.presence import present
 from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
@@ -45,72 +40,21 @@ from corepress_fetch.source import resolve
 from corepress_intake.drop_folder import DropFolder
 from corepress_intake.worker import IntakeWorker, Report
 
-_PATIENT = RetryPolicy(transient_attempts=12)
+_ATTEMPTS = 12
 """Nobody waits in front of a fleet: what is outside of it may be away for a quarter of an hour."""
+_LEASE_DELAY_S = 15.0
 _GATHER_EVERY_S = 20.0
 _STAGE_PROCESS = "from corepress.fleet import stage_process_main; stage_process_main()"
 
 
-def open_bus(settings: Settings, name: str = "corepress") -> RabbitBus:
-    """A client of the fleet's broker, which is connected to at its first use.
-
-    Raises:
-        InvalidRequest: no broker is named, or not in a way that means anything.
-    """
-    return RabbitBus(_bus_address(settings), name)
-
-
-def open_store(settings: Settings, cache: Path | None = None) -> S3Store:
-    """The fleet's store.
-
-    Args:
-        settings: name it.
-        cache: for what is downloaded; by default in the state folder.
-
-    Raises:
-        InvalidRequest: no store is named, or not in a way that means anything.
-    """
-    return S3Store(_store_location(settings), cache or settings.state / "downloads")
-
-
-def apply_topology(settings: Settings) -> Topology:
-    """Have the broker what a fleet needs.
-
-    Raises:
-        InvalidRequest: see `open_bus`.
-        BusUnavailable, AccessDenied: see `setup.apply`.
-    """
-    with _link(settings) as link:
-        setup.apply(link, _topology())
-    return _topology()
-
-
-def topology_faults(settings: Settings) -> list[str]:
-    """What the broker lacks, or has otherwise than a fleet needs it.
-
-    Raises:
-        InvalidRequest: see `open_bus`.
-        BusUnavailable, AccessDenied: see `setup.faults`.
-    """
-    with _link(settings) as link:
-        return setup.faults(link, _topology())
-
-
-@contextmanager
-def events(settings: Settings, topics: Collection[str]) -> Iterator[Listen]:
-    """Hear what is announced from now on; see `listening`."""
-    with _link(settings) as link, listening(link, topics) as listen:
-        yield listen
-
-
-def resolve_sources(request: JobRequest) -> dict[str, Mapping[str, Any]]:
-    """A job's sources at this moment, by role.
+def resolve_sources(request: JobRequest) -> tuple[JobRequest, dict[str, Mapping[str, Any]]]:
+    """A request, and its sources at this moment by role.
 
     Raises:
         PermanentError, TransientError: see `corepress_fetch.source.resolve`.
     """
     tokenizer = request.options.tokenizer
-    return {
+    return request, {
         role: resolve(uri, tokenizer if role == CHECKPOINT else None)
         for role, uri in request.checkpoints.items()
     }
@@ -147,12 +91,17 @@ class FleetWorker:
         self._failure: BaseException | None = None
         self._owner = f"{platform.node()}-{os.getpid()}-{token_hex(4)}"
         self._clock = SystemClock()
+        self._policy = RetryPolicy(
+            transient_attempts=_ATTEMPTS,
+            lease_s=settings.lease_s,
+            lease_delay_s=min(_LEASE_DELAY_S, settings.lease_s / 4),
+        )
         self._stages = tuple(stage for stage in stages if stage != INTAKE)
         work = [self._take_in, self._look_for_drops] if INTAKE in stages else []
         work += [self._run_stages] if self._stages else []
+        work += [partial(self._be_present, tuple(stages))]
         self._threads = [
-            threading.Thread(target=self._work, args=(each,), name=each.__name__, daemon=True)
-            for each in work
+            threading.Thread(target=self._work, args=(each,), daemon=True) for each in work
         ]
         self._connect()
         open_store(settings)
@@ -199,6 +148,10 @@ class FleetWorker:
     def _connect(self) -> Bus:
         return open_bus(self._settings, self._owner)
 
+    def _be_present(self, stages: Collection[str]) -> None:
+        with present(open_store(self._settings), self._clock, self._owner, stages):
+            self._stop.wait()
+
     def _take_in(self) -> None:
         store = open_store(self._settings)
 
@@ -210,7 +163,7 @@ class FleetWorker:
                 resolve_sources,
                 self._settings.local_sources,
                 self._report,
-                _PATIENT,
+                self._policy,
             )
             return _Gathering(intake, store)
 
@@ -250,7 +203,7 @@ class FleetWorker:
                     self._clock,
                     told,
                     self._owner,
-                    _PATIENT,
+                    self._policy,
                     publisher,
                 )
                 return _Tidy(self._worker, cache, self._settings.cache_limit)
@@ -313,40 +266,3 @@ def stage_process_main() -> None:
     cache, scratch, requests, answers = sys.argv[1:]
     store = open_store(read_settings(), Path(cache))
     serve(stage_loaders(), store, Path(scratch), int(requests), int(answers))
-
-
-def _topology() -> Topology:
-    return topology((INTAKE, *stage_loaders()))
-
-
-@contextmanager
-def _link(settings: Settings) -> Iterator[Link]:
-    link = Link(_bus_address(settings), "corepress")
-    try:
-        yield link
-    finally:
-        link.close()
-
-
-def _bus_address(settings: Settings) -> str:
-    if settings.bus is None:
-        raise InvalidRequest(
-            "no message bus is named",
-            hint="set COREPRESS_BUS to amqp://user:password@host:5672/%2F",
-        )
-    return settings.bus
-
-
-def _store_location(settings: Settings) -> S3Location:
-    hint = "set COREPRESS_STORE to s3://bucket/prefix, and AWS_ENDPOINT_URL where it is not AWS"
-    if settings.store is None:
-        raise InvalidRequest("no store is named", hint=hint)
-    parts = urlsplit(settings.store)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise InvalidRequest(f"the store's address means nothing: {settings.store!r}", hint=hint)
-    prefix = parts.path.strip("/")
-    return S3Location(
-        parts.netloc,
-        f"{prefix}/" if prefix else "",
-        path_style=not settings.s3_virtual_hosts,
-    )

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fleet_local import COMMAND, LocalFleet
 
 from corepress.config import read_settings
-from corepress.fleet import open_bus, open_store
+from corepress.connections import open_bus, open_store
 from corepress.ports.bus import INTAKE
 from corepress.runtime import job_index
 from corepress_intake.request import Submission, decode_request

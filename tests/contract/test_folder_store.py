@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from corepress.adapters.embedded.clone import clone
 from corepress.adapters.embedded.store import FolderStore
 from corepress.domain.artifact import sha256_digest
 from corepress.ports.store import Store
+from corepress.runtime.clone import clone
 from corepress.testing.store_contract import (
     OpenStore,
     StoreContract,

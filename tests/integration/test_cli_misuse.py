@@ -48,6 +48,18 @@ def test_a_wrong_command_line(arguments: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_wrong_command_line_in_json(tmp_path: Path) -> None:
+    for arguments in (
+        ["run", "model.safetensors"],
+        ["inspect", "--clip-skip", "0"],
+        ["frobnicate"],
+    ):
+        error = corepress(*arguments, "--json", status=2, cwd=tmp_path).document["error"]
+        assert error["code"] == "usage"
+        assert error["message"]
+        assert "--help" in error["hint"]
+
+
 def test_a_source_whose_name_is_no_unicode(recipe: Path, tmp_path: Path) -> None:
     source = tmp_path / os.fsdecode(b"gr\xf6\xdfer.safetensors")  # Latin-1, as on an old disk
     try:

@@ -69,7 +69,7 @@ def test_one_holder_at_a_time(store: UnwillingStore, clock: ShiftedClock) -> Non
     assert lease is not None
     assert claim(store, clock, "action", "b") is None
     assert claim(store, clock, "other action", "b") is not None
-    with held(store, clock, lease, "a"):
+    with held(store, clock, lease):
         assert claim(store, clock, "action", "b") is None
     assert claim(store, clock, "action", "b") is not None
 
@@ -92,7 +92,7 @@ def test_what_is_left_behind_tells_of_deaths(store: UnwillingStore, clock: Shift
         clock.ahead_s += LIFETIME_S + 1
     lease = claim(store, clock, "action", "last")
     assert lease is not None
-    with held(store, clock, lease, "last"):
+    with held(store, clock, lease):
         leases.forget_deaths(store, lease)
         assert list(store.keys("leases/")) == [lease.key]
     again = claim(store, clock, "action", "another")
@@ -105,7 +105,7 @@ def test_a_holder_that_was_thought_gone_gives_nobody_elses_back(
 ) -> None:
     late = claim(store, clock, "action", "a")
     assert late is not None
-    with held(store, clock, late, "a"):
+    with held(store, clock, late):
         clock.ahead_s += LIFETIME_S + 1
         assert claim(store, clock, "action", "b") is not None
     assert claim(store, clock, "action", "c") is None
@@ -140,7 +140,7 @@ def test_one_racer_gets_it(tmp_path: Path, clock: ShiftedClock, expired: bool) -
 def test_it_is_renewed_while_it_is_held(store: UnwillingStore, clock: ShiftedClock) -> None:
     lease = claim(store, clock, "action", "a")
     assert lease is not None
-    with held(store, clock, lease, "a"):
+    with held(store, clock, lease):
         clock.ahead_s += 1000
         wait_for_a_beat(store, lease, time.time() + 900)
     assert list(store.keys("leases/")) == []
@@ -152,7 +152,7 @@ def test_the_heart_beats_on_when_the_store_fails_for_a_while(
 ) -> None:
     lease = claim(store, clock, "action", "a")
     assert lease is not None
-    with held(store, clock, lease, "a"):
+    with held(store, clock, lease):
         store.is_failing = True
         time.sleep(0.05)
         clock.ahead_s += 1000
@@ -161,7 +161,7 @@ def test_the_heart_beats_on_when_the_store_fails_for_a_while(
 
 
 def fail_in_a_lease(store: UnwillingStore, clock: ShiftedClock, lease: Lease) -> None:
-    with held(store, clock, lease, "a"):
+    with held(store, clock, lease):
         store.is_failing = True
         raise KeyError("what went wrong")
 

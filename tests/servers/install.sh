@@ -14,6 +14,7 @@ if [ -z "${COREPRESS_TEST_S3:-}" ]; then
 else
   echo "tests use the S3 server at $COREPRESS_TEST_S3"
 fi
+[ "$(uname)" != Linux ] || [ -x /sbin/mkfs.xfs ] || missing+=(xfsprogs)  # a file system with reflinks
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -32,9 +32,29 @@ DOCUMENTS = [
 READERS = ("inspect", "normalize", "run", "verify")
 
 
+def commands_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
+def leaves(group: click.Group = main, parents: tuple[str, ...] = ()) -> dict[str, click.Command]:
+    """All commands by their names, those in groups with the group's before."""
+    found: dict[str, click.Command] = {}
+    for name, each in commands_of(group).items():
+        names = (*parents, name)
+        found |= leaves(each, names) if isinstance(each, click.Group) else {" ".join(names): each}
+    return found
+
+
+def groups() -> dict[str, click.Command]:
+    return {name: each for name, each in commands_of(main).items() if isinstance(each, click.Group)}
+
+
 def fenced_commands() -> list[str]:
-    """The ``corepress`` command lines of the README's fenced blocks, continued lines joined."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    """The ``corepress`` command lines of fenced blocks, continued lines joined."""
+    text = README + (ROOT / "docs" / "fleet.md").read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = (re.match(r"(?:\$ )?(?:\.venv/bin/)?corepress (.+)", line) for line in lines)
     return [match[1] for match in found if match]
@@ -42,14 +62,21 @@ def fenced_commands() -> list[str]:
 
 def help_commands() -> list[str]:
     """The command lines that ``--help`` gives as examples."""
-    helps = [command.help or "" for command in (main, *main.commands.values())]
+    commands = (main, *groups().values(), *leaves().values())
+    helps = [command.help or "" for command in commands]
     return re.findall(r"^\s*corepress (.+?)(?: \|.*| > .*)?$", "\n".join(helps), re.MULTILINE)
 
 
 def subcommand(name: str) -> click.Command:
-    command = main.get_command(click.Context(main), name)
-    assert command is not None, f"there is no command {name}"
-    return command
+    assert name in leaves(), f"there is no command {name}"
+    return leaves()[name]
+
+
+def split(line: str) -> tuple[str, list[str]]:
+    """A command's name, which may be two words, and its arguments."""
+    words = shlex.split(line, comments=True)
+    length = 2 if words[0] in groups() else 1
+    return " ".join(words[:length]), words[length:]
 
 
 def section(title: str) -> str:
@@ -72,7 +99,7 @@ def test_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize("line", [*fenced_commands(), *help_commands()])
 def test_fenced_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, *arguments = shlex.split(line, comments=True)
+    name, arguments = split(line)
     monkeypatch.chdir(tmp_path)
     for argument in arguments:  # some options insist that their file or folder is there
         path = Path(argument.rpartition("=")[2])
@@ -87,17 +114,16 @@ def test_fenced_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_options_of_readme_exist() -> None:
-    names = set(main.list_commands(click.Context(main)))
     known = {"--version", "--help", "--index-url"}
-    for name in names:
-        for parameter in subcommand(name).get_params(click.Context(main)):
+    for command in leaves().values():
+        for parameter in command.get_params(click.Context(main)):
             known.update(parameter.opts)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
-@pytest.mark.parametrize("name", [None, *main.commands])
+@pytest.mark.parametrize("name", [None, *groups(), *leaves()])
 def test_help_has_an_example_of_the_command(name: str | None) -> None:
-    arguments = ["--help"] if name is None else [name, "--help"]
+    arguments = ["--help"] if name is None else [*name.split(), "--help"]
     shown = CliRunner().invoke(main, arguments).stdout
     examples = re.search(r"^  Examples?:\n((?:    .+\n)+)", shown, re.MULTILINE)
     assert examples is not None
@@ -105,7 +131,7 @@ def test_help_has_an_example_of_the_command(name: str | None) -> None:
         assert line.strip().startswith(f"corepress {name}" if name else "corepress")
 
 
-@pytest.mark.parametrize("name", [*main.commands])
+@pytest.mark.parametrize("name", leaves())
 def test_every_command_speaks_json_and_explains_its_options(name: str) -> None:
     options = [p for p in subcommand(name).params if isinstance(p, click.Option)]
     assert "--json" in {opt for option in options for opt in option.opts}

@@ -241,6 +241,21 @@ def test_components_by_themselves_have_the_size_of_their_family():
     assert converts(unknown) == {"vae_decoder": [512, 512], "vae_encoder": [512, 512]}
 
 
+@pytest.mark.parametrize(
+    ("sample_size", "native"), [(None, [512, 512]), (96, [768, 768]), ([96, 64], [512, 768])]
+)
+def test_the_size_that_a_configuration_states(sample_size: Any, native: list[int]):
+    found = of(stored(DIFFUSERS_MODELS["ssd-1b"]), configs={"unet": {"sample_size": sample_size}})
+    assert checkpoint_facts(found)["native_size"] == native
+
+
+@pytest.mark.parametrize("sample_size", ["64", 0, [64], [64, -1], 6.5])
+def test_a_size_that_is_none(sample_size: Any):
+    found = of(stored(DIFFUSERS_MODELS["ssd-1b"]), configs={"unet": {"sample_size": sample_size}})
+    with pytest.raises(MissingConfig, match="sample_size"):
+        checkpoint_facts(found)
+
+
 def test_sd3_is_not_converted_yet():
     with pytest.raises(UnsupportedRecipe, match="sd3 cannot be converted yet") as caught:
         converts(of(sd3_file("sd3-medium", text_encoders=True)))

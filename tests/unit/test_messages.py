@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corepress.adapters.rabbitmq.topology import DEAD, EVENTS, JOBS, topology
+from corepress.adapters.rabbitmq.topology import WORK as WORK_EXCHANGE
 from corepress.domain.artifact import Artifact, Blob, Digest, Part
 from corepress.domain.errors import InvalidRequest
+from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.stage import Task
 from corepress.messages import work
+from corepress.messages.events import KINDS, Event
 from corepress.messages.work import Work
+from corepress_intake.request import Submission, parse_request
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from description import ASYNCAPI, assert_described, validator
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "messages" / "work.v1.json"
-ASYNCAPI = yaml.safe_load(files("corepress.messages").joinpath("asyncapi.yaml").read_text())
 WORK = Work(
     "20261125T072416-1a2b3c4d",
     "convert-unet-512x512-e067dc27",
@@ -162,10 +169,23 @@ def test_any_bytes_are_refused(body: bytes) -> None:
 
 
 def test_the_description_agrees_with_what_is_accepted() -> None:
-    message = ASYNCAPI["components"]["messages"]["work"]
-    assert message["name"] == work.TYPE
     for described in (golden(), json.loads(with_a_shard().encode())):
-        assert_described(described, message["payload"])
+        assert_described(work.TYPE, described)
+
+
+@pytest.mark.parametrize("kind", ["sha256", "tensors", "arranged"])
+def test_every_kind_of_digest_is_accepted(kind: str) -> None:
+    component = Artifact({"weights": Blob(Digest(f"{kind}:{'0f' * 32}"), 3)})
+    message = replace(WORK, task=replace(WORK.task, inputs={"component": component}))
+    assert Work.decode(message.encode()) == message
+    assert_described(work.TYPE, json.loads(message.encode()))
+
+
+def test_a_priority_is_told_where_there_is_one() -> None:
+    urgent = replace(WORK, priority=7)
+    assert Work.decode(urgent.encode()) == urgent
+    assert_described(work.TYPE, json.loads(urgent.encode()))
+    assert "priority" not in golden()["data"]
 
 
 def test_the_description_names_every_stage() -> None:
@@ -173,19 +193,67 @@ def test_the_description_names_every_stage() -> None:
     assert set(ASYNCAPI["channels"]["work"]["parameters"]["stage"]["enum"]) == installed
 
 
-def assert_described(value: Any, schema: dict[str, Any]) -> None:
-    """A message has every property that is required, and no undescribed one, with its type."""
-    if "const" in schema:
-        assert value == schema["const"]
-        return
-    kinds = {"object": dict, "string": str, "integer": int}
-    assert isinstance(value, kinds[schema["type"]])
-    properties = schema.get("properties", {})
-    if properties:
-        assert set(schema["required"]) <= value.keys() <= properties.keys()
-    for name, inner in properties.items():
-        if name in value:
-            assert_described(value[name], inner)
-    if isinstance(schema.get("additionalProperties"), dict):
-        for inner in value.values():
-            assert_described(inner, schema["additionalProperties"])
+def test_the_description_names_the_exchanges() -> None:
+    described = [
+        channel["bindings"]["amqp"].get("exchange", channel["bindings"]["amqp"].get("queue"))
+        for channel in ASYNCAPI["channels"].values()
+    ]
+    kinds = {exchange.name: exchange.kind for exchange in topology(()).exchanges}
+    assert [each["name"] for each in described] == [JOBS, EVENTS, WORK_EXCHANGE, DEAD]
+    assert [kinds[each["name"]] for each in described[:3]] == [
+        each["type"] for each in described[:3]
+    ]
+
+
+# events
+
+
+def test_golden_events_stay_readable() -> None:
+    documents = json.loads((GOLDEN.parent / "events.v1.json").read_text())
+    assert [document["type"] for document in documents] == [f"corepress.{k}.v1" for k in KINDS]
+    assert set(ASYNCAPI["channels"]["events"]["parameters"]["kind"]["enum"]) == set(KINDS)
+    for document in documents:
+        event = Event.decode(json.dumps(document).encode())
+        assert json.loads(event.encode()) == document
+        assert event.topic == ".".join(filter(None, (event.kind, document.get("subject", ""))))
+        assert_described(document["type"], document)
+        del document["data"][next(iter(event.data))]
+        assert not validator(document["type"]).is_valid(document)
+
+
+def test_events_of_one_process_are_in_order() -> None:
+    events = [Event("step.started", "job", 0.0, {}) for _ in range(100)]
+    assert sorted(events, key=lambda event: event.id) == events
+
+
+@given(st.binary())
+def test_what_is_no_event_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        Event.decode(body)
+
+
+# job requests
+
+
+def test_the_golden_job_request_is_described_and_accepted() -> None:
+    document = json.loads((GOLDEN.parent / "job-request.json").read_text())
+    assert_described("job-request", document)
+    request = parse_request(document).request
+    described = ASYNCAPI["components"]["schemas"]["jobRequest"]["properties"]
+    known = {*map_names(JobRequest), *map_names(CheckpointOptions), "id"} - {"options"}
+    assert described.keys() == document.keys() == known
+    assert json.loads(Submission.of(request).encode()).keys() >= known - {"id", "allow_non_finite"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"priority": 10}, {"recipes": []}, {"precision": "fp8"}, {"urgency": 1}]
+)
+def test_the_description_refuses_what_is_refused(change: dict[str, Any]) -> None:
+    document = json.loads((GOLDEN.parent / "job-request.json").read_text()) | change
+    assert not validator("job-request").is_valid(document)
+    with pytest.raises(InvalidRequest):
+        parse_request(document)
+
+
+def map_names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]

@@ -14,8 +14,9 @@ from corepress.runtime import jobs, oversight
 from corepress.runtime.files import local_path
 from corepress_intake.request import Submission
 
-Resolve = Callable[[JobRequest], Mapping[str, Mapping[str, Any]]]
-"""Gives a job's sources at this moment, by role, as the fetch stage takes them."""
+Resolve = Callable[[JobRequest], tuple[JobRequest, Mapping[str, Mapping[str, Any]]]]
+"""Gives a request with its sources named as they are at this moment, and those by role, as the
+fetch stage takes them. A request that it gave it gives again."""
 
 
 def open_job(store: Store, bus: Bus, submission: Submission, resolve: Resolve) -> bool:
@@ -33,9 +34,12 @@ def open_job(store: Store, bus: Bus, submission: Submission, resolve: Resolve) -
     if jobs.is_open(store, submission.job):
         jobs.publish_opening(store, bus, submission.job)
         return False
-    request = submission.request
+    request, sources = resolve(submission.request)
     oversight.forget_refusal(store, submission.job)
-    jobs.submit(store, bus, submission.job, request, resolve(request))
+    standing = jobs.settle_request(store, submission.job, request)
+    if standing != request:  # another was faster, or died, when the sources were others
+        request, sources = resolve(standing)
+    jobs.submit(store, bus, submission.job, request, sources)
     return True
 
 

@@ -268,7 +268,9 @@ class Engine:
         blob = self._stored(digest, head, passages)
         if blob is None:
             with self._sink.create(digest) as writer:
-                self._stream(name, head, passages, writer)
+                original = self._unchanged(head, passages)
+                is_cloned = original is not None and writer.clone(original)
+                self._stream(name, head, passages, None if is_cloned else writer)
                 overflowing = any(passage.overflows_float16 for passage in passages)
                 if not overflowing and self._acceptable(passages):
                     blob = writer.commit(self._digest(head, passages))
@@ -295,24 +297,38 @@ class Engine:
         blob = Blob(digest, size_bytes)
         return blob if self._sink.has(blob) else None
 
+    def _unchanged(self, head: bytes, passages: Sequence[_Passage]) -> Handle | None:
+        """The source's file that is byte for byte what is to be written, if there is one."""
+        names = {passage.target.plan.source.file for passage in passages}
+        if len(names) > 1 or not all(passage.target.is_verbatim for passage in passages):
+            return None
+        (original,) = (self._source[name] for name in names)
+        size_bytes = len(head) + sum(passage.target.size_bytes for passage in passages)
+        same = original.size_bytes == size_bytes and original.read(0, len(head)) == head
+        return original if same else None
+
     def _stream(
-        self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter
+        self, name: str, head: bytes, passages: Sequence[_Passage], writer: BlobWriter | None
     ) -> None:
+        """Pass all tensors on, to be written if there is a writer."""
         total = sum(passage.target.source_range[1] for passage in passages)
         done = 0
         with Lane("write") as write, Lane("check") as check:
 
             def convert(passage: _Passage, data: bytes) -> None:
-                write.submit(partial(writer.write, passage.convert(data)))
+                converted = passage.convert(data)
+                if writer:
+                    write.submit(partial(writer.write, converted))
 
-            write.submit(partial(writer.write, head))
+            if writer:
+                write.submit(partial(writer.write, head))
             for passage in passages:
                 handle = self._source[passage.target.plan.source.file]
                 offset, size = passage.target.source_range
-                if passage.known:
+                if passage.known and writer:
                     copy = partial(writer.copy_range, handle, offset, size)
                     check.submit(partial(write.submit, copy))
-                else:
+                elif not passage.known:
                     step = max(size, 1) if passage.is_whole else PIECE_BYTES
                     for start in range(offset, offset + size, step):
                         piece = handle.read(start, min(step, offset + size - start))

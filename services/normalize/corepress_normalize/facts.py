@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from corepress.domain.checkpoint import Component, Identification
+from corepress.domain.errors import MissingConfig
 from corepress_normalize.engine import Weights
 
 _PRECISION = {"F16": "float16", "F32": "float32"}
@@ -63,12 +64,12 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
     vae = configs.get("vae")
     unet = next((configs[name] for name in _UNETS if name in configs), None)
     network = next((configs[name] for name in _NETWORKS if name in configs), None)
-    factor = side = None
+    factor = sides = None
     if vae is not None:
-        factor, side = _halvings(vae), vae.get("sample_size", _DEFAULT_IMAGE_SIZE)
+        factor, sides = _halvings(vae), _sides(vae, _DEFAULT_IMAGE_SIZE)
     if network is not None:
         factor = factor or _USUAL_VAE_SCALE_FACTOR
-        side = network.get("sample_size", _DEFAULT_SAMPLE_SIZE) * factor
+        sides = [factor * side for side in _sides(network, _DEFAULT_SAMPLE_SIZE)]
     return {
         "family": identification.family,
         "pipeline": identification.pipeline,
@@ -76,7 +77,7 @@ def checkpoint_facts(identification: Identification) -> dict[str, Any]:
         "vae_scale_factor": factor,
         "scaling_factor": vae.get("scaling_factor") if vae is not None else None,
         "unet_divisor": _halvings(unet) if unet is not None else None,
-        "native_size": [side, side] if side else None,
+        "native_size": sides,
         "network": _shared(unet) if unet is not None else {},
     }
 
@@ -89,6 +90,22 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
         "channels": channels,
         "layers": [layers] * len(channels) if isinstance(layers, int) else list(layers),
     }
+
+
+def _sides(config: Mapping[str, Any], default: int) -> list[int]:
+    """Width and height; ``sample_size`` is one number, (height, width), or null."""
+    match config.get("sample_size"):
+        case None:
+            return [default, default]
+        case int(side) if side > 0:
+            return [side, side]
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return [width, height]
+        case other:
+            raise MissingConfig(
+                f"sample_size is {other!r}, neither a size nor [height, width]",
+                hint="correct it in config.json, or give --config COMPONENT=FILE",
+            )
 
 
 def _halvings(config: Mapping[str, Any]) -> int:

@@ -82,7 +82,7 @@ def redrive(letter_ids: tuple[str, ...], all_: bool, as_json: bool) -> None:
       corepress dead-letters redrive 0a1b2c3d4e5f
       corepress dead-letters redrive --all
     """
-    from corepress.fleet import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
 
     if all_ == bool(letter_ids):
         raise click.UsageError("name dead letters, or give --all")
@@ -101,7 +101,7 @@ def redrive(letter_ids: tuple[str, ...], all_: bool, as_json: bool) -> None:
 
 
 def _found() -> list[DeadLetter]:
-    from corepress.fleet import open_bus  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_bus  # noqa: PLC0415  (see cli/submit.py)
 
     bus = open_bus(read_settings())
     try:

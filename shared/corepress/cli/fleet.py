@@ -52,7 +52,7 @@ def fleet(file: Path, watch: bool, again: bool, dry_run: bool, as_json: bool) ->
       corepress fleet models.yaml --dry-run
       corepress fleet models.yaml --watch
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings, jobs = read_settings(), load_fleet(file)
     if dry_run:
@@ -77,7 +77,7 @@ def _submit(settings: Settings, store: Store, rows: list[Row], again: bool) -> N
     Raises:
         BusUnavailable, AccessDenied: the bus does not take it.
     """
-    from corepress.fleet import open_bus  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_bus  # noqa: PLC0415  (see cli/submit.py)
 
     wanted = ("new", "failed", "cancelled") if again else ("new",)
     waiting = []

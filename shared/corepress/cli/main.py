@@ -3,24 +3,65 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
+from typing import Any
 
 import click
 
-from corepress.cli.dead_letters import dead_letters
-from corepress.cli.doctor import doctor
-from corepress.cli.fleet import fleet
-from corepress.cli.inspect import inspect
-from corepress.cli.normalize import normalize
-from corepress.cli.recipes import recipes
-from corepress.cli.run import run
-from corepress.cli.status import cancel, status, watch
-from corepress.cli.submit import submit
-from corepress.cli.topology import topology
-from corepress.cli.verify import verify
-from corepress.cli.worker import worker
+from corepress.cli.output import print_json, usage_document
+
+_COMMANDS = {
+    "inspect": "inspect",
+    "normalize": "normalize",
+    "run": "run",
+    "verify": "verify",
+    "recipes": "recipes",
+    "doctor": "doctor",
+    "submit": "submit",
+    "fleet": "fleet",
+    "status": "status",
+    "watch": "status",
+    "cancel": "status",
+    "dead-letters": "dead_letters",
+    "worker": "worker",
+    "topology": "topology",
+}
+"""The module of each command; only that of the one that is called is loaded."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands of `_COMMANDS`, which are functions of their names.
+
+    It says what is wrong with a command line in JSON too, where that was asked for.
+    """
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Their names."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of them, None of an unknown name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"corepress.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named."""
+        as_json = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if as_json:
+                print_json({"error": usage_document(error)})
+            raise
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="corepress", prog_name="corepress")
 def main() -> None:
     """Stable Diffusion checkpoints in any layout in, verified Core ML bundles out.
@@ -33,9 +74,3 @@ def main() -> None:
 
 # it warns on every host that is no Mac, and of every torch newer than itself
 logging.getLogger("coremltools").setLevel(logging.ERROR)
-
-for _command in (
-    *(inspect, normalize, run, verify, recipes, doctor),
-    *(submit, fleet, status, watch, cancel, dead_letters, worker, topology),
-):
-    main.add_command(_command)

@@ -77,6 +77,17 @@ def words(error: dict[str, Any]) -> str:
     return f"{text}\n  hint: {error['hint']}" if error["hint"] else text
 
 
+def usage_document(error: click.UsageError) -> dict[str, Any]:
+    """What is wrong with a command line, in the form of all errors."""
+    command_path = error.ctx.command_path if error.ctx else "corepress"
+    return {
+        "code": "usage",
+        "message": error.format_message(),
+        "hint": f"see {command_path} --help",
+        "path": "",
+    }
+
+
 def decision_words(decision: dict[str, str]) -> str:
     """A decision document for a terminal."""
     return f"{decision['subject']}: {decision['choice']} ({decision['reason']})"

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from corepress.adapters.embedded.clone import can_clone, clone_or_copy
 from corepress.adapters.logging import logged
 from corepress.bootstrap import Pipeline, embedded_pipeline
 from corepress.cli.needs import forecast, read_headers
@@ -34,6 +33,7 @@ from corepress.domain.job import JobRequest
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.available_memory import refuse_small_memory
+from corepress.runtime.clone import can_clone, clone_or_copy
 from corepress.runtime.disk import existing, refuse_small_disk
 from corepress.runtime.output_folder import output_folder, refuse_unusable
 from corepress_fetch.source import resolve

@@ -34,7 +34,7 @@ def status(job: str | None, states: tuple[State, ...], tag: str | None, as_json:
       corepress status --state running
       corepress status model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     store = open_store(settings)
@@ -72,7 +72,7 @@ def watch(job: str, as_json: bool) -> None:
     Example:
       corepress watch model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     jobs.request_of(open_store(settings), job)
@@ -89,7 +89,7 @@ def cancel(job: str, as_json: bool) -> None:
     Example:
       corepress cancel model-0a1b2c3d4e5f
     """
-    from corepress.fleet import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
 
     settings = read_settings()
     bus = open_bus(settings)
@@ -112,6 +112,8 @@ def _print_job(document: dict[str, Any]) -> None:
         what = event.get("node", "")
         more = f"{event['seconds']:.1f} s" if "seconds" in event else ""
         click.echo(f"  {event['at']}  {event['kind']:<13} {what}  {more}".rstrip())
+    for stage in document["no_worker_for"]:
+        click.echo(f"  waiting for a worker of {stage}: none is connected")
     for build in document["builds"].values():
         click.echo(f"  {build}")
     for error in document["errors"].values():

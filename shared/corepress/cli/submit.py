@@ -89,7 +89,7 @@ def send(settings: Settings, submissions: Sequence[Submission]) -> None:
         BusUnavailable, AccessDenied: the bus does not take them.
     """
     # whoever runs on one machine needs neither pika nor boto3
-    from corepress.fleet import open_bus  # noqa: PLC0415
+    from corepress.connections import open_bus  # noqa: PLC0415
 
     for each in submissions:
         refuse_hidden_sources(each.request, settings.local_sources)

@@ -28,7 +28,7 @@ def apply(as_json: bool) -> None:
     Example:
       corepress topology apply
     """
-    from corepress.fleet import apply_topology  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import apply_topology  # noqa: PLC0415  (see cli/submit.py)
 
     wanted = apply_topology(read_settings())
     exchanges = [exchange.name for exchange in wanted.exchanges]
@@ -48,7 +48,7 @@ def check(as_json: bool) -> None:
     Example:
       corepress topology check
     """
-    from corepress.fleet import topology_faults  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import topology_faults  # noqa: PLC0415  (see cli/submit.py)
 
     faults = topology_faults(read_settings())
     if faults:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -16,13 +16,16 @@ from corepress.config import Settings
 from corepress.domain.errors import InvalidRequest, TransientError, from_document
 from corepress.domain.publication import build_prefix, version_of
 from corepress.messages.events import Event
+from corepress.ports.clock import SystemClock
 from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
-from corepress.runtime.oversight import status
+from corepress.runtime.oversight import status, waiting_stages
+from corepress.runtime.presence import stages_with_workers
 
-_LOOK_EVERY_S = 1.0
+_LISTEN_S = 1.0
+_LOOK_EVERY_S = 2.0
 
 
 def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,18 +38,33 @@ def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]
         InvalidRequest: bus or store are not named.
         AccessDenied: one of them refuses.
     """
-    from corepress.fleet import open_store  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import open_store  # noqa: PLC0415  (see cli/submit.py)
 
     store = open_store(settings)
     left, looked_s = set(names), 0.0
+    lacking: set[str] = set()
     with ProgressDisplay() as display, _listening(settings, names) as listen:
         while left:
             if (body := listen()) is not None:
                 show(display, body)
             if time.monotonic() - looked_s > _LOOK_EVERY_S:
                 left = {name for name in left if jobs.result(store, name) is None}
+                lacking = _tell_lack(display, store, left, lacking)
                 looked_s = time.monotonic()
     return [job_document(settings, store, name) for name in names]
+
+
+def _tell_lack(
+    display: ProgressDisplay, store: Store, names: Collection[str], told: set[str]
+) -> set[str]:
+    """Say for which stages of these jobs there is no worker, unless that was told."""
+    wanted = set[str]().union(
+        *(waiting_stages(store, name) for name in names if jobs.is_open(store, name))
+    )
+    lacking = wanted - stages_with_workers(store, SystemClock()) if wanted else set()
+    for stage in sorted(lacking - told):
+        display.say(f"waiting for a worker of {stage}: none is connected")
+    return lacking
 
 
 def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
@@ -56,12 +74,16 @@ def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
         InvalidRequest: there is no such job.
     """
     now = status(store, job)
+    waiting: set[str] = set()
+    if now.state == "running":
+        waiting = waiting_stages(store, job) - stages_with_workers(store, SystemClock())
     return {
         "job": job,
         "name": now.name,
         "source": now.source,
         "state": now.state,
         "steps": {"settled": now.settled, "known": now.nodes},
+        "no_worker_for": sorted(waiting),
         "builds": {
             build: _published(settings, store, now.name, build, action)
             for build, action in now.builds.items()
@@ -113,7 +135,7 @@ def show(display: ProgressDisplay, body: bytes) -> None:
 @contextmanager
 def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[], bytes | None]]:
     """Hear the events of jobs; while the bus is away, none."""
-    from corepress.fleet import events  # noqa: PLC0415  (see cli/submit.py)
+    from corepress.connections import events  # noqa: PLC0415  (see cli/submit.py)
 
     topics = [f"*.*.{name}" for name in names]
     stack = ExitStack()
@@ -124,12 +146,12 @@ def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[]
         try:
             if listen is None:
                 listen = stack.enter_context(events(settings, topics))
-            return listen(_LOOK_EVERY_S)
+            return listen(_LISTEN_S)
         except TransientError:
             listen = None
             with suppress(TransientError):
                 stack.close()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LISTEN_S)
             return None
 
     with stack:

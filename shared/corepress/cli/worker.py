@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from corepress.adapters.logging import logged
-from corepress.bootstrap import stage_loaders
+from corepress.bootstrap import stage_names
 from corepress.cli.output import command, print_json, size_text
 from corepress.config import read_settings
 from corepress.domain.errors import CorepressError
@@ -89,7 +89,7 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
     """
     from corepress.fleet import FleetWorker  # noqa: PLC0415  (see cli/submit.py)
 
-    known = (INTAKE, *stage_loaders())
+    known = (INTAKE, *stage_names())
     if unknown := [stage for stage in stages if stage not in known]:
         raise click.BadParameter(
             f"there is no stage {unknown[0]!r}; there are {', '.join(known)}", param_hint="STAGE"

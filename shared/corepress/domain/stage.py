@@ -86,6 +86,14 @@ class BlobWriter(Protocol):
         """Append bytes."""
         ...
 
+    def clone(self, source: Handle) -> bool:
+        """Have all that a stored file has, where that moves nothing (a reflink).
+
+        To be asked before anything is written, and then nothing may be written any more. Returns
+        False, and does nothing, where it cannot be.
+        """
+        ...
+
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
         """Append a range of a stored file; a store may do so without moving bytes through here."""
         ...

@@ -6,6 +6,7 @@ An event's topic is its kind and the job's name, ``step.started.model-0a1b2c3d4e
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,14 +48,14 @@ class Event:
         job: to which job; empty where none could be made of a request.
         at_s: when, in seconds since 1970, UTC.
         data: what else there is to tell, of its kind.
-        id: tells it from all others.
+        id: tells it from all others; of one process, they are in order.
     """
 
     kind: Kind
     job: str
     at_s: float
     data: Mapping[str, Any]
-    id: str = field(default_factory=lambda: token_hex(8))
+    id: str = field(default_factory=lambda: f"{time.time_ns():016x}{token_hex(4)}")
 
     @property
     def topic(self) -> str:
@@ -63,8 +64,8 @@ class Event:
 
     def encode(self) -> bytes:
         """The event as a message."""
-        time = datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="milliseconds")
-        attributes = {"time": time} | ({"subject": self.job} if self.job else {})
+        told = datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="milliseconds")
+        attributes = {"time": told} | ({"subject": self.job} if self.job else {})
         return encode(_type_of(self.kind), self.id, self.data, **attributes)
 
     @staticmethod

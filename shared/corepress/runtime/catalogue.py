@@ -128,7 +128,7 @@ def refresh(store: Store, clock: Clock) -> None:
         lease = leases.claim(store, clock, _LEASE, owner)
         if lease is None:
             return
-        with leases.held(store, clock, lease, owner):
+        with leases.held(store, clock, lease):
             known = _complete(store, known | _page(store))
             assert known.keys() >= missing
             store.put(PAGE, canonical_json({"schema": SCHEMA, "entries": known}))

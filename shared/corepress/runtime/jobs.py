@@ -66,15 +66,23 @@ def submit(
     publish_ready(store, bus, job, None, request.priority)
 
 
+def settle_request(store: Store, job: str, request: JobRequest) -> JobRequest:
+    """Write down what a job was asked for, unless something else was; returns what stands.
+
+    Raises:
+        InvalidRequest: see `submit`.
+    """
+    store.create(document_key(job, "request"), _written(_REQUEST.dump_python(request, mode="json")))
+    return request_of(store, job)
+
+
 def write_request(store: Store, job: str, request: JobRequest) -> None:
     """Write down what a job was asked for.
 
     Raises:
         InvalidRequest: see `submit`.
     """
-    asked = _written(_REQUEST.dump_python(request, mode="json"))
-    key = document_key(job, "request")
-    if not store.create(key, asked) and store.get(key) != asked:
+    if settle_request(store, job, request) != request:
         raise InvalidRequest(
             f"there is another job called {job}", hint="choose another name for it", path="job"
         )

@@ -21,7 +21,8 @@ from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
 
 LIFETIME_S = 60.0
-"""How long a lease is valid after its last renewal; it is renewed three times as often."""
+"""How long a lease is valid after its last renewal, where nothing else is said; it is renewed three
+times as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,18 @@ class Lease:
 
     action: str
     key: str
+    owner: str
+    lifetime_s: float
     deaths: int
 
+    def document(self, clock: Clock) -> bytes:
+        """The lease as it is written from now on."""
+        return canonical_json({"owner": self.owner, "until_s": clock.now_s() + self.lifetime_s})
 
-def claim(store: Store, clock: Clock, action: str, owner: str) -> Lease | None:
+
+def claim(
+    store: Store, clock: Clock, action: str, owner: str, lifetime_s: float | None = None
+) -> Lease | None:
     """Take the lease of an action; None where somebody else holds a valid one."""
     numbers = [_number(key) for key in store.keys(f"leases/{action}/")]
     latest = max(numbers, default=0)
@@ -44,10 +53,9 @@ def claim(store: Store, clock: Clock, action: str, owner: str) -> Lease | None:
             holder = {"owner": "", "until_s": 0.0}
         if holder["owner"] != owner and holder["until_s"] > clock.now_s():
             return None
-    key = _key(action, latest + 1)
-    if not store.create(key, _document(clock, owner)):
-        return None
-    return Lease(action, key, len(numbers))
+    lifetime_s = LIFETIME_S if lifetime_s is None else lifetime_s
+    lease = Lease(action, _key(action, latest + 1), owner, lifetime_s, len(numbers))
+    return lease if store.create(lease.key, lease.document(clock)) else None
 
 
 def forget_deaths(store: Store, lease: Lease) -> None:
@@ -58,14 +66,14 @@ def forget_deaths(store: Store, lease: Lease) -> None:
 
 
 @contextmanager
-def held(store: Store, clock: Clock, lease: Lease, owner: str) -> Iterator[None]:
+def held(store: Store, clock: Clock, lease: Lease) -> Iterator[None]:
     """Renew the lease in the background while the block runs, then give it back."""
     stop = threading.Event()
 
     def renew() -> None:
-        while not stop.wait(LIFETIME_S / 3):
+        while not stop.wait(lease.lifetime_s / 3):
             try:
-                store.put(lease.key, _document(clock, owner))
+                store.put(lease.key, lease.document(clock))
             except CorepressError:
                 continue  # the next beat tries again, and losing the lease is harmless
 
@@ -78,10 +86,6 @@ def held(store: Store, clock: Clock, lease: Lease, owner: str) -> Iterator[None]
         heartbeat.join()
         with suppress(CorepressError):  # it expires
             store.delete(lease.key)
-
-
-def _document(clock: Clock, owner: str) -> bytes:
-    return canonical_json({"owner": owner, "until_s": clock.now_s() + LIFETIME_S})
 
 
 def _key(action: str, number: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from corepress.domain.errors import Cancelled, CorepressError
 from corepress.domain.job import JobRequest
+from corepress.domain.plan import ready
 from corepress.ports.bus import INTAKE, Bus
 from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime.job_index import State, state_of
@@ -67,6 +68,18 @@ def status(store: Store, job: str) -> JobStatus:
         outcome.builds if outcome else {},
         errors,
     )
+
+
+def waiting_stages(store: Store, job: str) -> set[str]:
+    """The stages of the steps that could run now, or do.
+
+    Raises:
+        InvalidRequest: there is no such job.
+    """
+    settled = steps(store, job)
+    done = [node for node, step in settled.items() if "action" in step]
+    failed = [node for node, step in settled.items() if "error" in step]
+    return {node.stage for node in ready(nodes_of(store, job), done, failed).runnable}
 
 
 def cancel(store: Store, bus: Bus, job: str) -> bool:
@@ -144,3 +157,4 @@ def forget_refusal(store: Store, job: str) -> None:
     """Let a job that was refused before it began be opened after all."""
     if result(store, job) is not None and not is_open(store, job):
         reopen(store, job)
+        store.delete(document_key(job, "request"))

@@ -67,7 +67,8 @@ class StageRunner(Protocol):
 class RetryPolicy:
     """How often a delivery is tried, and how long it waits in between.
 
-    ``most_deaths`` is how many hosts an action may take down with it.
+    ``lease_s`` is how long a host that is gone keeps others from its work; they look again every
+    ``lease_delay_s``. ``most_deaths`` is how many hosts an action may take down with it.
     """
 
     transient_attempts: int = 6
@@ -75,6 +76,7 @@ class RetryPolicy:
     first_delay_s: float = 1.0
     longest_delay_s: float = 300.0
     lease_delay_s: float = 15.0
+    lease_s: float | None = None
     most_deaths: int = 5
 
     def delay_s(self, attempt: int, error: CorepressError) -> float | None:
@@ -168,10 +170,12 @@ class Worker:
     def _perform(self, action: Action, ref: NodeRef) -> bool:
         """Have the action committed; False where somebody else is at it and we come back."""
         if load_outputs(self._store, action.key) is None:
-            lease = leases.claim(self._store, self._clock, action.key, self._owner)
+            lease = leases.claim(
+                self._store, self._clock, action.key, self._owner, self._policy.lease_s
+            )
             if lease is None:
                 return False
-            with leases.held(self._store, self._clock, lease, self._owner):
+            with leases.held(self._store, self._clock, lease):
                 # whoever held the lease until now may just have committed
                 if load_outputs(self._store, action.key) is None:
                     self._refuse_deadly(lease)

@@ -279,6 +279,15 @@ class StoreContract:
         assert blob == blob_of(expected)
         assert content(other, blob) == expected
 
+    def test_a_clone_is_the_whole_file(self, store: Store, other: Store) -> None:
+        data, digest = os.urandom(100_000), Digest("tensors:" + "cd" * 32)
+        original = store.open(bring(store, data))
+        with store.writer(digest) as writer:
+            if not writer.clone(original):
+                writer.copy_range(original, 0, len(data))
+            assert writer.commit(digest) == Blob(digest, len(data))
+        assert content(other, Blob(digest, len(data))) == data
+
     def test_absent_until_committed(self, store: Store, other: Store) -> None:
         data = b"weights" * 50_000
         with store.writer() as writer:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from corepress.adapters.embedded.clone import clone
 from corepress.adapters.embedded.linked import (
     LinkedFile,
     guard_path,
@@ -34,6 +33,7 @@ from corepress.domain.errors import (
 )
 from corepress.domain.stage import Handle
 from corepress.ports.store import BlobNotFound, DocumentNotFound
+from corepress.runtime.clone import clone, clone_over
 from corepress.runtime.direct_file import DirectFile
 from corepress.runtime.failures import is_disk_full
 from corepress.runtime.files import LocalFile
@@ -214,6 +214,13 @@ class FolderBlobWriter:
         """Append bytes."""
         with _translated(self._store.root):
             self._file.write(data)
+
+    def clone(self, source: Handle) -> bool:
+        """Be a reflink of a stored file, where the file system has them."""
+        with _translated(self._store.root):
+            cloned = clone_over(source.local_path(), self._temporary)
+        source.read(0, 0)  # a linked file says where it was changed meanwhile
+        return cloned
 
     def copy_range(self, source: Handle, offset: int, size_bytes: int) -> None:
         """Append a range of a stored file."""

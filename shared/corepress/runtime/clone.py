@@ -26,8 +26,20 @@ def clone(source: Path, target: Path) -> bool:
     if sys.platform == "darwin":
         # clonefile(2); copyfile's flags exist on every APFS volume
         library = ctypes.CDLL(None, use_errno=True)
-        return bool(library.clonefile(os.fsencode(source), os.fsencode(target), 0) == 0)
+        if library.clonefile(os.fsencode(source), os.fsencode(target), 0):
+            return False
+        target.chmod(0o644)  # it has the original's mode, which may forbid writing
+        return True
     return False
+
+
+def clone_over(source: Path, target: Path) -> bool:
+    """Replace a file by a reflink of another one; False, and it stays, where that cannot be."""
+    new = target.with_name(f"{target.name}.clone")
+    if not clone(source, new):
+        return False
+    new.replace(target)
+    return True
 
 
 def can_clone(source: Path, target: Path) -> bool:
