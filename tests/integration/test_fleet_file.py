@@ -139,7 +139,7 @@ def test_a_dropped_request_is_done_and_a_wrong_one_put_aside(fleet: LocalFleet) 
             for job in invoke("status")["jobs"]
         )
 
-    wait_until(settled, fleet.logs)
+    wait_until(settled, fleet.log_of(fleet.workers[0]).read_text)
     listed = client.list_objects_v2(Bucket=BUCKET, Prefix="fleet/")["Contents"]
     ours = [
         entry["Key"].split("/", 1)[1]
