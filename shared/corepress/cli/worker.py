@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from corepress.adapters.logging import logged
 from corepress.bootstrap import stage_names
 from corepress.cli.output import command, print_json, size_text
 from corepress.config import read_settings
-from corepress.domain.errors import CorepressError
+from corepress.domain.errors import CompilerUnavailable, CorepressError
 from corepress.ports.bus import INTAKE
 from corepress.ports.telemetry import NodeRef
 
@@ -94,6 +95,11 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
         raise click.BadParameter(
             f"there is no stage {unknown[0]!r}; there are {', '.join(known)}", param_hint="STAGE"
         )
+    if "compile" in stages and sys.platform != "darwin":
+        raise CompilerUnavailable(
+            "a worker of compile: only macOS has a Core ML compiler",
+            hint="start it on a Mac; all other stages run here",
+        )
     settings = read_settings()
     if state is not None:
         settings = settings.model_copy(update={"state": state})
@@ -107,7 +113,8 @@ def worker(stages: tuple[str, ...], state: Path | None, grace_s: float, as_json:
             fleet.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, stop)
         fleet.start()
         log.say("worker", f"at work on {', '.join(stages)}")
         while not fleet.wait(_LOOK_EVERY_S):
