@@ -57,6 +57,7 @@ bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an ho
 	$(BIN)/python tests/bench/bench_normalize.py
 	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
+	$(BIN)/python tests/bench/bench_fleet_file.py
 
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
 	$(BIN)/python tests/matrix/matrix.py

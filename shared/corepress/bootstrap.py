@@ -86,7 +86,7 @@ def embedded_pipeline(
     with locked_store(state) as (store, _):
         clear_leftovers(state)
         clock = SystemClock()
-        stages = _declared_stages()
+        stages = load_stages()
         bus = MemoryBus(MemoryBroker(stages, clock))
         runner = StageProcess(
             [sys.executable, "-c", _STAGE_PROCESS, str(store.root)],
@@ -104,7 +104,8 @@ def embedded_pipeline(
             prune(state, cache_limit_bytes)
 
 
-def _declared_stages() -> Mapping[str, Stage]:
+def load_stages() -> Mapping[str, Stage]:
+    """All installed stages, by name."""
     return {name: entry.load() for name, entry in _entry_points().items()}
 
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from corepress.adapters.hub import HubPublisher
 from corepress.adapters.s3.cache import prune_cache
+from corepress.adapters.s3.objects import S3Objects
 from corepress.adapters.s3.published import S3Publisher
 from corepress.adapters.s3.store import S3Store
 from corepress.bootstrap import stage_loaders
@@ -38,6 +39,7 @@ from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
 from corepress_fetch.source import resolve
+from corepress_intake.drop_folder import DropFolder
 from corepress_intake.worker import IntakeWorker, Report
 
 _ATTEMPTS = 12
@@ -61,7 +63,7 @@ def resolve_sources(request: JobRequest) -> tuple[JobRequest, dict[str, Mapping[
 
 
 class FleetWorker:
-    """The workers of some stages on this host: one for intake, one for all the others.
+    """The workers of some stages on this host: two for intake, one for all the others.
 
     Args:
         settings: name bus and store.
@@ -97,7 +99,7 @@ class FleetWorker:
             lease_delay_s=min(_LEASE_DELAY_S, settings.lease_s / 4),
         )
         self._stages = tuple(stage for stage in stages if stage != INTAKE)
-        work = [self._take_in] if INTAKE in stages else []
+        work = [self._take_in, self._look_for_drops] if INTAKE in stages else []
         work += [self._run_stages] if self._stages else []
         work += [partial(self._be_present, tuple(stages))]
         self._threads = [
@@ -166,6 +168,17 @@ class FleetWorker:
                 self._policy,
             )
             return _Gathering(intake, store)
+
+        keep_at(self._connect, handler, self._stop, self._trouble)
+
+    def _look_for_drops(self) -> None:
+        store = open_store(self._settings)
+        objects = S3Objects(store.location)
+
+        def handler(bus: Bus) -> Handler:
+            return DropFolder(
+                objects, store, bus, self._clock, self._settings.local_sources, self._report
+            )
 
         keep_at(self._connect, handler, self._stop, self._trouble)
 

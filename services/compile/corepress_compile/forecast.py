@@ -32,6 +32,11 @@ _VAE_PARTS = {
     "vae_encoder": ("encoder.", "quant_conv."),
 }
 _WEIGHT_BITS = {"float16": 16, "float32": 32}
+_COMPILE_MINUTES = 0.5
+"""Of a Mac, for starting the compiler and loading the model."""
+_COMPILE_MINUTES_PER_GB = {"denoiser": 1.5, "split_einsum": 6.0, "other": 1.0}
+"""Of a model's weights. A Neural Engine compiles its networks once more when they are loaded. These
+are assumptions: nothing of it was measured."""
 _EMBEDDING_TABLES = "embeddings."
 """In the names of text encoders' tables, which are looked up and not multiplied with."""
 
@@ -77,6 +82,29 @@ def peak_memory_bytes(parameters: Mapping[str, Any], source: Component) -> int:
         activations = _FLOAT32_BYTES * max(floats * width * height, _ATTENTION_MATRICES * tokens**2)
     parameter_bytes = _BYTES_PER_PARAMETER * _parameters(parameters, source)
     return int(_BASE_BYTES + parameter_bytes + activations)
+
+
+def compile_minutes(parameters: Mapping[str, Any], size_bytes: int) -> float:
+    """How long a Mac is assumed to take to compile a model, load it and predict once, in minutes.
+
+    Args:
+        parameters: of the convert task that made its package.
+        size_bytes: of the package.
+    """
+    kind = "other"
+    if parameters["component"] in DENOISERS:
+        kind = "denoiser" if parameters["attention"] == "original" else "split_einsum"
+    return _COMPILE_MINUTES + _COMPILE_MINUTES_PER_GB[kind] * size_bytes / 1e9
+
+
+def compile_assumption() -> str:
+    """What `compile_minutes` assumes, for people."""
+    per_gb = _COMPILE_MINUTES_PER_GB
+    return (
+        f"assumed for each model, not measured: {_COMPILE_MINUTES:g} minutes, and for each GB of "
+        f"it {per_gb['denoiser']:g} (UNets and ControlNets), {per_gb['split_einsum']:g} (those for "
+        f"the Neural Engine) or {per_gb['other']:g} (all others)"
+    )
 
 
 def component_in(folder: Path) -> Component:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -52,6 +53,7 @@ class _RequestData(BaseModel):
 
 
 _OPTIONS: TypeAdapter[CheckpointOptions] = TypeAdapter(CheckpointOptions)
+_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +169,21 @@ def _recipe(where: str, given: str | dict[str, Any]) -> Recipe:
     """A built-in recipe by its name, or one that is given whole; never a file of this host."""
     try:
         text = built_in_text(given) if isinstance(given, str) else json.dumps(given)
-        recipe = parse_recipe(text, where)
-        recipe.refuse_unbuildable()
+        recipe = _parsed_recipe(text, where)
     except UnsupportedRecipe as error:
         hint = "give a built-in recipe's name, or a recipe's keys and values as an object"
         message = error.message.removeprefix(f"{where}:")
         raise UnsupportedRecipe(
             f"{where}: {message}", hint=error.hint or hint, path=where
         ) from error
+    return recipe
+
+
+@lru_cache
+def _parsed_recipe(text: str, where: str) -> Recipe:
+    """The recipe in a text: thousands of requests have the same few."""
+    recipe = parse_recipe(text, where)
+    recipe.refuse_unbuildable()
     return recipe
 
 
@@ -189,9 +198,7 @@ def _targets(given: Sequence[str]) -> tuple[str, ...]:
 
 def _document(request: JobRequest, message_id: str) -> dict[str, Any]:
     """A request as JSON, with what is there by default left out."""
-    whole: dict[str, Any] = TypeAdapter(JobRequest).dump_python(
-        request, mode="json", exclude_defaults=True
-    )
+    whole: dict[str, Any] = _REQUEST.dump_python(request, mode="json", exclude_defaults=True)
     options: dict[str, Any] = whole.pop("options", {})
     return whole | options | ({"id": message_id} if message_id else {})
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "allocate": "allocate",
     "doctor": "doctor",
     "submit": "submit",
+    "fleet": "fleet",
     "status": "status",
     "watch": "status",
     "cancel": "status",

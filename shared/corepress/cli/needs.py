@@ -18,7 +18,7 @@ from corepress.identify import Composition, compose
 from corepress.runtime.disk import existing
 from corepress.runtime.files import LocalFile
 from corepress.runtime.needed_files import needed_by_role
-from corepress_compile.forecast import package_bytes, peak_memory_bytes
+from corepress_compile.forecast import compile_minutes, package_bytes, peak_memory_bytes
 from corepress_fetch.source import open_source
 from corepress_normalize.forecast import PEAK_MEMORY_BYTES, expected_facts, weight_file_sizes
 
@@ -32,6 +32,7 @@ class Forecast:
     models by a description, ``budgets`` the memory that converting each takes. ``steps`` has what
     every step adds to the state folder, by its id, ``memory`` the memory of those that take more
     than `PEAK_MEMORY_BYTES`; ``published_bytes`` is the size of all builds.
+    ``mac_minutes`` has what each compile step is assumed to take.
     """
 
     downloads_bytes: int
@@ -42,6 +43,7 @@ class Forecast:
     steps: Mapping[str, int]
     memory: Mapping[str, int]
     published_bytes: int
+    mac_minutes: Mapping[str, float]
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -143,6 +145,13 @@ def forecast(
         if node.stage == "compile"
         for needed in node.needs
     }
+    parameters = {node.id: node.parameters for node in converts}
+    minutes = {
+        node.id: compile_minutes(parameters[needed], compiled[node.id])
+        for node in nodes
+        if node.stage == "compile"
+        for needed in node.needs
+    }
     opening: dict[str, int] = {}
     for role, each in checkpoints.items():
         copied_bytes = sum(file.size_bytes for file in each.needed if _is_copied(file, state))
@@ -163,6 +172,7 @@ def forecast(
             if node.stage == "publish"
             for step in {step for step, _ in node.inputs.values()}
         ),
+        mac_minutes=minutes,
     )
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-import yaml
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from corepress.domain.composition import Lora
-from corepress.domain.errors import MissingConfig
 from corepress.domain.job import CheckpointOptions
-
-_UNREADABLE = (
-    *(OSError, ValueError, yaml.YAMLError, RecursionError),
-    *(LookupError, AttributeError),  # PyYAML's, of values such as !!bool maybe
+from corepress.submission.config_files import (
+    read_component_config,
+    read_original_config,
+    shard_size,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _shard_size(_: click.Context, __: click.Parameter, given: str) -> int | None:
-    if given == "none":
-        return None
     try:
-        return int(TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(given))
-    except ValidationError:
-        raise click.BadParameter(f"{given!r} is neither none nor a size such as 5GB") from None
+        return shard_size(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _OPTIONS = (
@@ -145,7 +139,7 @@ def read_options(values: dict[str, Any]) -> CheckpointOptions:
     return CheckpointOptions(
         **values,
         lora=tuple(_lora(given) for given in loras),
-        original_config=_parsed(original, yaml.safe_load) if original else None,
+        original_config=read_original_config(original) if original else None,
         config=dict(_component_config(given) for given in configs),
     )
 
@@ -161,17 +155,4 @@ def _component_config(given: str) -> tuple[str, dict[str, Any]]:
     component, separator, file = given.partition("=")
     if not separator or not component or not file:
         raise click.BadParameter(f"{given!r} is not COMPONENT=FILE", param_hint="--config")
-    return component, _parsed(Path(file), json.loads)
-
-
-def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        document = parse(path.read_text())
-    except _UNREADABLE as error:
-        raise MissingConfig(f"cannot read {path}: {error}", path=str(path)) from error
-    if not isinstance(document, dict):
-        raise MissingConfig(f"{path} holds no mapping of keys to values", path=str(path))
-    try:  # a job is JSON: dates, which YAML has, are text in it
-        return dict(json.loads(json.dumps(document, default=str, allow_nan=False)))
-    except ValueError as error:
-        raise MissingConfig(f"{path} holds what JSON has not: {error}", path=str(path)) from error
+    return component, read_component_config(Path(file))

@@ -185,6 +185,12 @@ class InvalidRequest(PermanentError):
     code = "invalid-request"
 
 
+class InvalidFleetFile(PermanentError):
+    """A fleet file that cannot be read, or with something wrong in the lines that are named."""
+
+    code = "invalid-fleet-file"
+
+
 class OutputConflict(PermanentError):
     """The output folder holds something that Corepress did not write."""
 

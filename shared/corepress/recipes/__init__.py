@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from corepress.documents.typed import Fault, Kind, parse, validated
 from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.job import valid_name
 from corepress.domain.recipe import MODERN_TARGETS, Recipe
-from corepress.recipes.document import Fault, parse, read_text
 from corepress.recipes.layer_bits import parse_layer_bits
+from corepress.recipes.recipe_file import HINT, read_text
 
-_RECIPE = TypeAdapter(Recipe)
+_RECIPE = Kind(TypeAdapter(Recipe), "a recipe", UnsupportedRecipe, HINT)
 
 
 def built_in_names() -> list[str]:
@@ -60,7 +62,16 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path.endswith((".yaml", ".yml")) or len(path.parts) > 1:
         recipe = parse_recipe(read_text(path, name_or_path), name_or_path)
         return _with_mixed_files_read(recipe, path.parent)
-    return parse_recipe(built_in_text(name_or_path), f"{name_or_path}.yaml")
+    return load_built_in(name_or_path)
+
+
+def load_built_in(name: str) -> Recipe:
+    """A recipe that comes with Corepress.
+
+    Raises:
+        UnsupportedRecipe: there is none of this name.
+    """
+    return parse_recipe(built_in_text(name), f"{name}.yaml")
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
@@ -74,6 +85,25 @@ def parse_recipe(text: str, where: str) -> Recipe:
         UnsupportedRecipe: names file, line and allowed values.
     """
     return parse(_RECIPE, text, where, _impossible)
+
+
+def recipe_of(value: Mapping[str, Any], folder: Path, faults: list[Fault]) -> Recipe | None:
+    """A recipe that stands in another document.
+
+    Args:
+        value: its keys and values.
+        folder: where the files are that it names.
+        faults: takes what is wrong with it; then the answer is None.
+
+    Raises:
+        UnsupportedRecipe: such a file is unreadable or malformed.
+    """
+    wrong: list[Fault] = []
+    recipe = validated(_RECIPE, value, wrong)
+    if recipe is not None:
+        wrong += _impossible(recipe)
+    faults += wrong
+    return None if recipe is None or wrong else _with_mixed_files_read(recipe, folder)
 
 
 def _with_mixed_files_read(recipe: Recipe, folder: Path) -> Recipe:

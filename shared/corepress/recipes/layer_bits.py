@@ -9,6 +9,8 @@ from typing import ClassVar
 import yaml
 from pydantic import TypeAdapter
 
+from corepress.documents.typed import Fault, Kind, parse
+from corepress.domain.errors import UnsupportedRecipe
 from corepress.domain.recipe import (
     MODERN_TARGETS,
     Bits,
@@ -16,7 +18,7 @@ from corepress.domain.recipe import (
     DeploymentTarget,
     needs_modern_target,
 )
-from corepress.recipes.document import Fault, parse
+from corepress.recipes.recipe_file import HINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class LayerBits:
         return yaml.safe_dump({**known, "layers": dict(self.layers)}, sort_keys=False)
 
 
-_LAYER_BITS = TypeAdapter(LayerBits)
+_LAYER_BITS = Kind(TypeAdapter(LayerBits), "a file of bits", UnsupportedRecipe, HINT)
 
 
 def parse_layer_bits(text: str, where: str, target: DeploymentTarget) -> dict[str, Bits]:

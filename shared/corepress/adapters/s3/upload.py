@@ -63,6 +63,12 @@ class Upload:
         self._place_range()
         self._range = source, offset, size_bytes
 
+    def wait(self) -> None:
+        """Return when the server has all ranges so far."""
+        self._place_range()
+        for part in self._parts:
+            part.result()
+
     def complete(self) -> None:
         """Make the object appear, whole; another one under its key is replaced.
 
