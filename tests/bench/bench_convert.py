@@ -125,11 +125,12 @@ def main() -> None:
                 package = str(folder / "plain.mlpackage")
                 print(run(PLAIN, unet, package, side).row("plain"), flush=True)
                 rmtree(package)
-            for attention in arguments.attention:
-                package = str(folder / "Unet.mlpackage")
-                what = (unet, package, side, FAMILIES[arguments.family], attention)
-                print(run(OURS, *what).row(attention), flush=True)
-                print(run(CHECK, *what).row("its check"), flush=True)
+            packages = {each: str(folder / f"{each}.mlpackage") for each in arguments.attention}
+            for program, name in ((OURS, "{}"), (CHECK, "check of {}")):
+                for attention, package in packages.items():
+                    what = (unet, package, side, FAMILIES[arguments.family], attention)
+                    print(run(program, *what).row(name.format(attention)), flush=True)
+            for package in packages.values():
                 rmtree(package)
 
 
