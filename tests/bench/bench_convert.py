@@ -126,10 +126,10 @@ def main() -> None:
                 print(run(PLAIN, unet, package, side).row("plain"), flush=True)
                 rmtree(package)
             packages = {each: str(folder / f"{each}.mlpackage") for each in arguments.attention}
-            for program, name in ((OURS, "{}"), (CHECK, "check of {}")):
+            for program, label in ((OURS, "{}"), (CHECK, "check of {}")):
                 for attention, package in packages.items():
                     what = (unet, package, side, FAMILIES[arguments.family], attention)
-                    print(run(program, *what).row(name.format(attention)), flush=True)
+                    print(run(program, *what).row(label.format(attention)), flush=True)
             for package in packages.values():
                 rmtree(package)
 
