@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from corepress.cli.job_report import conclude
 from corepress.cli.output import command, print_json
 from corepress.cli.requests import read_requests, request_options
-from corepress.cli.watching import conclude, watch_jobs
+from corepress.cli.watching import watch_jobs
 from corepress.config import Settings, read_settings
 from corepress.domain.composition import Lora
 from corepress.domain.job import HIGHEST_PRIORITY, JobRequest

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import click
-
-from corepress.cli.output import print_json, words
+from corepress.cli.job_report import job_document, lack_words
 from corepress.cli.progress import ProgressDisplay
 from corepress.config import Settings
-from corepress.domain.errors import InvalidRequest, TransientError, from_document
-from corepress.domain.publication import build_prefix, version_of
+from corepress.domain.errors import InvalidRequest, TransientError
 from corepress.messages.events import Event
 from corepress.ports.clock import SystemClock
 from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef
 from corepress.runtime import jobs
-from corepress.runtime.actions import load_outputs
-from corepress.runtime.oversight import status, waiting_stages
+from corepress.runtime.oversight import waiting_stages
 from corepress.runtime.presence import stages_with_workers
 
 _LISTEN_S = 1.0
 _LOOK_EVERY_S = 2.0
+_LAST_EVENTS_S = 0.2
 
 
 def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -45,12 +41,14 @@ def watch_jobs(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]
     lacking: set[str] = set()
     with ProgressDisplay() as display, _listening(settings, names) as listen:
         while left:
-            if (body := listen()) is not None:
+            if (body := listen(_LISTEN_S)) is not None:
                 show(display, body)
             if time.monotonic() - looked_s > _LOOK_EVERY_S:
                 left = {name for name in left if jobs.result(store, name) is None}
                 lacking = _tell_lack(display, store, left, lacking)
                 looked_s = time.monotonic()
+        while (body := listen(_LAST_EVENTS_S)) is not None:
+            show(display, body)
     return [job_document(settings, store, name) for name in names]
 
 
@@ -65,54 +63,6 @@ def _tell_lack(
     for stage in sorted(lacking - told):
         display.say(lack_words(stage))
     return lacking
-
-
-def lack_words(stage: str) -> str:
-    """That a stage has no worker."""
-    if stage == "compile":
-        return "waiting for a Mac: no compile worker is connected"
-    return f"waiting for a worker of {stage}: none is connected"
-
-
-def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
-    """What has become of a job, as JSON; bundles by where they are published.
-
-    Raises:
-        InvalidRequest: there is no such job.
-    """
-    now = status(store, job)
-    waiting: set[str] = set()
-    if now.state == "running":
-        waiting = waiting_stages(store, job) - stages_with_workers(store, SystemClock())
-    return {
-        "job": job,
-        "name": now.name,
-        "source": now.source,
-        "state": now.state,
-        "steps": {"settled": now.settled, "known": now.nodes},
-        "no_worker_for": sorted(waiting),
-        "builds": {
-            build: _published(settings, store, now.name, build, action)
-            for build, action in now.builds.items()
-        },
-        "errors": {node: dict(error) for node, error in now.errors.items()},
-    }
-
-
-def conclude(finished: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Say what became of jobs, and end with the exit status of their first error."""
-    errors = [error for job in finished for error in job["errors"].values()]
-    if as_json:
-        print_json({"jobs": list(finished)} | ({"error": errors[0]} if errors else {}))
-    else:
-        for job in finished:
-            click.echo(f"{job['job']}  {job['state']}")
-            for build in job["builds"].values():
-                click.echo(f"  {build}")
-    for error in errors:
-        click.echo(words(error), err=True)
-    if errors:
-        sys.exit(from_document(errors[0]).exit_code)
 
 
 def show(display: ProgressDisplay, body: bytes) -> None:
@@ -140,7 +90,9 @@ def show(display: ProgressDisplay, body: bytes) -> None:
 
 
 @contextmanager
-def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[], bytes | None]]:
+def _listening(
+    settings: Settings, names: Sequence[str]
+) -> Iterator[Callable[[float], bytes | None]]:
     """Hear the events of jobs; while the bus is away, none."""
     from corepress.connections import events  # noqa: PLC0415  (see cli/submit.py)
 
@@ -148,25 +100,18 @@ def _listening(settings: Settings, names: Sequence[str]) -> Iterator[Callable[[]
     stack = ExitStack()
     listen: Callable[[float], bytes | None] | None = None
 
-    def heard() -> bytes | None:
+    def heard(timeout_s: float) -> bytes | None:
         nonlocal listen
         try:
             if listen is None:
                 listen = stack.enter_context(events(settings, topics))
-            return listen(_LISTEN_S)
+            return listen(timeout_s)
         except TransientError:
             listen = None
             with suppress(TransientError):
                 stack.close()
-            time.sleep(_LISTEN_S)
+            time.sleep(timeout_s)
             return None
 
     with stack:
         yield heard
-
-
-def _published(settings: Settings, store: Store, name: str, build: str, action: str) -> str:
-    outputs = load_outputs(store, action)
-    version = version_of(outputs.artifacts["bundle"]) if outputs else ""
-    address = str(settings.store).rstrip("/")
-    return f"{address}/{build_prefix(name, build)}{version}"
