@@ -44,6 +44,13 @@ def job_document(settings: Settings, store: Store, job: str) -> dict[str, Any]:
     }
 
 
+def lack_words(stage: str) -> str:
+    """That a stage has no worker."""
+    if stage == "compile":
+        return "waiting for a Mac: no compile worker is connected"
+    return f"waiting for a worker of {stage}: none is connected"
+
+
 def conclude(finished: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Say what became of jobs, and end with the exit status of their first error."""
     errors = [error for job in finished for error in job["errors"].values()]
