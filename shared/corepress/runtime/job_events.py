@@ -65,9 +65,11 @@ def gather(store: Store, job: str) -> None:
         documents = [json.loads(events[each].encode()) for each in sorted(events)]
         page = canonical_json(documents)
         digest = sha256_digest(page).removeprefix("sha256:")
-        store.put(f"{_folder(job)}page-{digest}.json", page)
+        whole = f"{_folder(job)}page-{digest}.json"
+        store.put(whole, page)
         for key in read:
-            store.delete(key)
+            if key != whole:
+                store.delete(key)
 
 
 def _read(store: Store, key: str) -> list[Event]:
