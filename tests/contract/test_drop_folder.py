@@ -157,6 +157,7 @@ ODD = "ünï 'c\"d%41&?#+\n\x01é"
         ({"a.job.json": "[" * 100_000}, "invalid-request", "not JSON"),
         ({"a.job.json": '{"source": "/etc", "recipes": ["original"]}'}, "invalid-request", "host"),
         ({f"{ODD}.txt": "x"}, "invalid-request", "neither"),
+        ({f"a.{'x' * 300}": "x"}, "invalid-request", "neither"),
     ],
 )
 def test_what_cannot_be_used_is_put_aside_with_the_reason(
@@ -186,6 +187,15 @@ def test_odd_names_and_folder_marks_do_no_harm(folder: Folder, bus: Bus) -> None
     jobs = {job.request.source.removeprefix(folder.address): job for job in received(bus)}
     assert {folder.store.get(key).decode() for key in jobs} == set(names)
     assert list(folder.store.keys("drop/")) == ["drop/"]
+
+
+def test_options_count_for_all_checkpoints_that_lie_beside_them(folder: Folder, bus: Bus) -> None:
+    folder.drop("a.yaml", "clip-skip: 2\nallow-pickle: true")
+    for ending in (".safetensors", ".ckpt", ".pt"):
+        folder.drop(f"a{ending}", ending)
+    folder.worker(bus).poll()
+    assert [job.request.options.clip_skip for job in received(bus)] == [2, 2, 2]
+    assert not list(folder.store.keys("drop"))
 
 
 def test_many_workers_make_one_job_of_each(folder: Folder, bus: Bus) -> None:

@@ -101,7 +101,7 @@ def test_a_model_goes_before_the_defaults_and_takes_them_back() -> None:
 defaults: {clip-skip: 2, vae: hf://a/vae, tags: nightly, recipes: mac-ane}
 models:
 - hf://a/b
-- {source: hf://a/c, clip_skip: null, vae: null, tags: []}
+- {source: hf://a/c, clip_skip: null, vae: null, tags: null}
 """
     )
     assert (first.options.clip_skip, first.options.vae, first.tags) == (
@@ -200,6 +200,8 @@ models:
 - source: x.safetensors
   original-config: nowhere.yaml
 - {name: Upper, source: a, ema: !!bool perhaps, lora: 5, config: {unet: 5}}
+- source: c
+  lora: [{source: d, scal: 2}]
 - name: nameless
 """
     expected = [
@@ -225,7 +227,8 @@ models:
         (26, "lora.0: Input should be an object"),
         (26, "config.unet: give the name of a file, or what it holds"),
         (26, "name: cannot name a bundle"),
-        (27, "source: missing"),
+        (28, "lora.0.scal: no such key in a model; did you mean scale?"),
+        (29, "source: missing"),
     ]
     lines = refusal(text)
     for line, words in expected:

@@ -7,8 +7,9 @@ was killed between any two steps, make one job of a drop.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from corepress.adapters.s3.objects import S3Object, S3Objects
@@ -83,18 +84,26 @@ class DropFolder:
         """
         self._help()
         found = {each.key: each for each in self._objects.below(DROP)}
+        together: dict[str, list[Drop]] = {}
         for drop in drops_among(found):
-            self._take(drop)
+            together.setdefault((drop.options or drop.main).key, []).append(drop)
+        groups = list(together.values())
+        random.shuffle(groups)  # what cannot be handled is not always the first
+        for group in groups:
+            self._take(group)
 
-    def _take(self, drop: Drop) -> None:
+    def _take(self, group: Sequence[Drop]) -> None:
+        """Handle drops that share their options, which are read for all before they move."""
         location = self._objects.location
-        decision = decide(
-            drop, location.bucket, location.prefix, self._local_sources, self._objects.read
-        )
-        if decision is None:
-            return
-        key = f"{_PENDING}{_digest(drop.main)}.json"
-        if self._store.create(key, decision.encode()):
+        decided: dict[str, Decision] = {}
+        for drop in group:
+            decision = decide(
+                drop, location.bucket, location.prefix, self._local_sources, self._objects.read
+            )
+            key = f"{_PENDING}{_digest(drop.main)}.json"
+            if decision is not None and self._store.create(key, decision.encode()):
+                decided[key] = decision
+        for key, decision in decided.items():
             self._finish(key, decision)
 
     def _help(self) -> None:

@@ -33,6 +33,7 @@ _REQUEST, _OPTIONS = ".job.json", ".yaml"
 _MOST_OPTIONS_BYTES = 256 << 10
 _MOST_REQUEST_BYTES = 4 << 20
 _ID_DIGITS = 12
+_LONGEST_ENDING = 20
 
 Read = Callable[[S3Object], bytes | None]
 """Gives an object's content; None where another one has come in its place."""
@@ -58,16 +59,19 @@ class Drop:
     def stem(self) -> str:
         """The object's name without its ending, as files may be called everywhere."""
         name = PurePosixPath(self.main.key).name
-        return valid_name(name.removesuffix(self.ending))[:LONGEST_NAME].strip("-.") or "checkpoint"
+        return valid_name(name.removesuffix(self.ending))[:LONGEST_NAME].strip("-.") or "unnamed"
 
     @property
     def ending(self) -> str:
-        """The last part of the object's name, as it was written."""
+        """The last part of the object's name: as it was written, where it means anything."""
         name = PurePosixPath(self.main.key).name
         known = next(
             (each for each in (_REQUEST, *_CHECKPOINTS) if name.lower().endswith(each)), ""
         )
-        return name[len(name) - len(known) :] if known else PurePosixPath(name).suffix
+        if known:
+            return name[len(name) - len(known) :]
+        suffix = valid_name(PurePosixPath(name).suffix)[:_LONGEST_ENDING]
+        return f".{suffix}" if suffix else ""
 
 
 @dataclass(frozen=True, slots=True)

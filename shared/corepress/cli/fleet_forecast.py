@@ -18,10 +18,10 @@ from corepress.cli.progress import ProgressDisplay
 from corepress.domain.composition import CHECKPOINT
 from corepress.domain.errors import CorepressError
 from corepress.domain.stage import Stage
+from corepress.fleet import resolve_sources
 from corepress.ports.store import Store
 from corepress.runtime import jobs
 from corepress_compile.forecast import compile_assumption
-from corepress_fetch.source import resolve
 
 _READERS = 8
 
@@ -111,12 +111,7 @@ def _forecast(row: Row, stages: Mapping[str, Stage], store: Store | None) -> Job
     needs = forecast(headers, request)
     cached: set[str] = set()
     if store is not None:
-        tokenizer = request.options.tokenizer
-        sources = {
-            role: resolve(uri, tokenizer if role == CHECKPOINT else None)
-            for role, uri in request.checkpoints.items()
-        }
-        cached = jobs.done_before(store, stages, request, sources)
+        cached = jobs.done_before(store, stages, request, resolve_sources(request))
     missing = needs.steps.keys() - cached
     return JobForecast(
         row,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 CHECKPOINT, VAE = "source", "vae"
 """The roles of the checkpoint itself and of a VAE that takes the place of its own."""
@@ -25,6 +25,8 @@ File = TypeVar("File")
 @dataclass(frozen=True, slots=True)
 class Lora:
     """A LoRA: where it is, and by how much of it the weights are changed."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     source: str
     scale: float = 1.0

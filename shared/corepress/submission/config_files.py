@@ -19,13 +19,13 @@ _UNREADABLE = (
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 
 
-def shard_size(given: str | int) -> int | None:
-    """What ``max-shard-size`` means, in bytes; None for ``none``.
+def shard_size(given: str | int | None) -> int | None:
+    """What ``max-shard-size`` means, in bytes; None for ``none``, and where it is not given.
 
     Raises:
         ValueError: says what is allowed.
     """
-    if given == "none":
+    if given in (None, "none"):
         return None
     try:
         return int(_SIZE.validate_python(given))

@@ -48,6 +48,8 @@ _OTHER_FIELDS = {
 
 
 def _several(value: Any) -> Any:
+    if value is None:
+        return []
     return value if isinstance(value, list) else [value]
 
 
