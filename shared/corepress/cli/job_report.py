@@ -67,13 +67,6 @@ def conclude(finished: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         sys.exit(from_document(errors[0]).exit_code)
 
 
-def lack_words(stage: str) -> str:
-    """That a stage has no worker."""
-    if stage == "compile":
-        return "waiting for a Mac: no compile worker is connected"
-    return f"waiting for a worker of {stage}: none is connected"
-
-
 def _published(settings: Settings, store: Store, name: str, build: str, action: str) -> str:
     outputs = load_outputs(store, action)
     version = version_of(outputs.artifacts["bundle"]) if outputs else ""
