@@ -234,6 +234,18 @@ def test_cut_connections_are_resumed(hub: Hub, tmp_path: Path) -> None:
     assert files_below(tmp_path / "store" / "partial") == {}
 
 
+def test_what_was_kept_may_be_damaged(hub: Hub, tmp_path: Path) -> None:
+    """By a power cut, say: then the download begins anew."""
+    store = FolderStore(tmp_path / "store")
+    data = write_padded(tmp_path / FILE)
+    hub.repositories["someone/files"] = repository({FILE: data})
+    digest = hashlib.sha256(data).hexdigest()
+    (store.root / "partial" / digest).write_bytes(bytes(2 * BLOCK_BYTES))
+    blobs = fetch("hf://someone/files", store, tmp_path).artifacts["source"].files
+    assert blobs[FILE].digest == f"sha256:{digest}"
+    assert files_below(store.root / "partial") == {}
+
+
 def kept_bytes(state: Path) -> int:
     return sum(path.stat().st_size for path in (state / "partial").iterdir())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from corepress.domain.artifact import Blob, Digest
@@ -35,7 +35,7 @@ def bring_local(
 
 
 def bring_remote(
-    path: str, file: RemoteFile, tensors: Iterable[Tensor], workspace: Workspace
+    path: str, file: RemoteFile, tensors: Collection[Tensor], workspace: Workspace
 ) -> tuple[Blob, IndexedFile]:
     """Let the store have a file on a server, unless it has one of the stated digest already.
 
@@ -58,17 +58,33 @@ def bring_remote(
         with workspace.create(passage.digest) as writer:
             writer.copy_range(file.stored, 0, file.size_bytes)
             return writer.commit(passage.digest), passage.indexed()
+    while (brought := _download(path, file, tensors, workspace, stated)) is None:
+        pass
+    return brought
+
+
+def _download(
+    path: str,
+    file: RemoteFile,
+    tensors: Iterable[Tensor],
+    workspace: Workspace,
+    stated: Digest | None,
+) -> tuple[Blob, IndexedFile] | None:
+    """Download a file; None where what was kept of it turned out to be damaged, and is gone."""
     with workspace.resume(version_name(file), stated) as unfinished:
         with FilePassage(tensors) as passage, Lane("write") as write:
             take = _reported(path, file, passage, workspace)
             for piece in unfinished.kept():
                 take(piece)
+            kept_bytes = passage.passed_bytes
 
             def write_and_take(piece: bytes) -> None:
                 write.submit(partial(unfinished.write, piece))
                 take(piece)
 
-            file.download(write_and_take, passage.passed_bytes)
+            file.download(write_and_take, kept_bytes)
+        if kept_bytes and stated not in (None, passage.digest):
+            return None
         hold_to_digest(file, passage.digest.removeprefix("sha256:"))
         return unfinished.commit(passage.digest), passage.indexed()
 
