@@ -10,7 +10,12 @@ from identify_support import header_only, manifest
 from corepress.domain.checkpoint import IdentifyOptions
 from corepress.domain.recipe import SOURCE_COMPONENT
 from corepress.identify import identify
-from corepress_compile.forecast import package_bytes, peak_memory_bytes
+from corepress_compile.forecast import (
+    compile_assumption,
+    compile_minutes,
+    package_bytes,
+    peak_memory_bytes,
+)
 
 
 def estimated(
@@ -66,3 +71,14 @@ def test_compression_costs_less_disk() -> None:
     layers = {"mid_block.resnets.0.conv1": 8}
     one = estimated("sd15", "unet", 512, compression={"layers": layers})["package"]
     assert one == pytest.approx(1.719 - 1280 * 1280 * 9 / 1e9, abs=0.001)
+
+
+def test_minutes_of_a_mac_grow_with_a_model_and_are_more_for_the_neural_engine() -> None:
+    unet = {"component": "unet", "attention": "original"}
+    ane = {"component": "unet", "attention": "split_einsum"}
+    text_encoder = {"component": "text_encoder"}
+    small, large = 10**8, 5 * 10**9
+    assert compile_minutes(unet, large) > compile_minutes(unet, small)
+    assert compile_minutes(ane, large) > compile_minutes(unet, large)
+    assert compile_minutes(unet, large) > compile_minutes(text_encoder, large)
+    assert "not measured" in compile_assumption()
