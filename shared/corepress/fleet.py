@@ -38,7 +38,7 @@ from corepress.runtime.publishers import InTurn
 from corepress.runtime.service import Handler, Trouble, keep_at
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
-from corepress_fetch.source import resolve
+from corepress_fetch.source import pinned, resolve
 from corepress_intake.drop_folder import DropFolder
 from corepress_intake.worker import IntakeWorker, Report
 
@@ -50,11 +50,12 @@ _STAGE_PROCESS = "from corepress.fleet import stage_process_main; stage_process_
 
 
 def resolve_sources(request: JobRequest) -> tuple[JobRequest, dict[str, Mapping[str, Any]]]:
-    """A request, and its sources at this moment by role.
+    """A request with its sources pinned, and what they are at this moment by role.
 
     Raises:
         PermanentError, TransientError: see `corepress_fetch.source.resolve`.
     """
+    request = pinned(request)
     tokenizer = request.options.tokenizer
     return request, {
         role: resolve(uri, tokenizer if role == CHECKPOINT else None)

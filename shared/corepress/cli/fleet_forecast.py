@@ -111,7 +111,7 @@ def _forecast(row: Row, stages: Mapping[str, Stage], store: Store | None) -> Job
     needs = forecast(headers, request)
     cached: set[str] = set()
     if store is not None:
-        cached = jobs.done_before(store, stages, request, resolve_sources(request))
+        cached = jobs.done_before(store, stages, *resolve_sources(request))
     missing = needs.steps.keys() - cached
     return JobForecast(
         row,
