@@ -32,6 +32,7 @@ from corepress.domain.stage import Outputs, Stage, Task, Workspace
 from corepress.runtime.stage_process import serve
 
 _FOREVER_S = 300
+_A_WHILE_S = 4
 _SCRIPT = "script.json"
 
 FACTS: dict[str, Any] = {
@@ -130,6 +131,9 @@ class Deeds:
         (self._workspace.scratch / "folder" / "file").touch()
         found = {"scratch": str(self._workspace.scratch), "temporary": name}
         self._script.journal.with_suffix(".json").write_text(json.dumps(found))
+
+    def dawdle(self) -> None:
+        time.sleep(_A_WHILE_S)
 
     def hang(self) -> None:
         self._start_sleeper()
