@@ -52,7 +52,7 @@ def open_version(uri: str) -> tuple[str, dict[str, HttpFile]]:
             hint="civitai://VERSION, the number behind modelVersionId= on the model's page",
             path=uri,
         )
-    endpoint = os.environ.get("CIVITAI_ENDPOINT", _ENDPOINT).rstrip("/")
+    endpoint = (os.environ.get("CIVITAI_ENDPOINT") or _ENDPOINT).rstrip("/")
     version = retrying(partial(_version, endpoint, uri, found["version"]))
     model = _chosen(uri, version, unquote(found["name"] or ""))
     name = str(model["name"])

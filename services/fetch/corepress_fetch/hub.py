@@ -56,7 +56,7 @@ def open_repository(address: HubAddress) -> tuple[HubAddress, dict[str, HttpFile
         InvalidRequest: no repository can have such a name.
         SourceUnavailable: the hub does not answer.
     """
-    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     info = retrying(lambda: _info(endpoint, address))
     assert info.sha is not None, "a revision has a commit"
     pinned = replace(address, revision=info.sha)
