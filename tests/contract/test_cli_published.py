@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fleet_support import RECIPE, Fleet
 from rabbitmq_server import bus_url, set_up_anew
 from s3_server import endpoint, new_bucket
+from scripted_fleet import RECIPE, Fleet
 
 from corepress.adapters.embedded.store import FolderStore
 from corepress.adapters.rabbitmq.bus import RabbitBus

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleet_support import RECIPE, Fleet
 from s3_server import new_bucket
+from scripted_fleet import RECIPE, Fleet
 
 from corepress.domain.publication import Publication
 from corepress.domain.recipe import ComponentName, Recipe

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fleet_support import CLOCK, DAY_S, Fleet
 from publishing_support import kept
 from s3_server import new_bucket
+from scripted_fleet import CLOCK, DAY_S, Fleet
 
 from corepress.adapters.s3.client import open_client
 from corepress.adapters.s3.store import S3Store
