@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli_support import corepress, invoke
 from fleet_support import BUCKET, LocalFleet, wait_until
 from normalize_support import TINY, checkpoint
@@ -121,34 +122,43 @@ def test_without_a_store_nothing_counts_as_done(
     assert "assumed for each model, not measured" in shown.stdout
 
 
-def test_a_dropped_request_is_done_and_a_wrong_one_put_aside(fleet: LocalFleet) -> None:
-    configuration = json.loads((TINY / "sd15" / "text_encoder.config.json").read_text())
+def drop(name: str, body: bytes) -> None:
+    open_client(S3Location(BUCKET)).put_object(Bucket=BUCKET, Key=f"fleet/drop/{name}", Body=body)
+
+
+def test_what_is_dropped_is_done_or_put_aside(fleet: LocalFleet) -> None:
+    configurations = {
+        "original-config": yaml.safe_load((TINY / "sd15" / "config.yaml").read_text()),
+        "config": {
+            "text_encoder": json.loads((TINY / "sd15" / "text_encoder.config.json").read_text())
+        },
+    }
     request = {
         "source": MODEL,
-        "name": "dropped",
+        "name": "requested",
         "recipes": [{"name": "small", "components": ["text_encoder"]}],
-        "config": {"text_encoder": configuration},
+        **{key.replace("-", "_"): value for key, value in configurations.items()},
     }
-    client = open_client(S3Location(BUCKET))
-    for name, body in (("a", json.dumps(request)), ("b", '{"source": "x"}')):
-        client.put_object(Bucket=BUCKET, Key=f"fleet/drop/{name}.job.json", Body=body.encode())
+    drop("a.job.json", json.dumps(request).encode())
+    drop("b.job.json", b'{"source": "x"}')
+    drop("c.yaml", yaml.safe_dump({"name": "uploaded", "priority": 9, **configurations}).encode())
+    drop("c.safetensors", checkpoint("sd15").read_bytes())
 
-    def settled() -> bool:
-        return any(
-            job["name"] == "dropped" and job["state"] != "running"
-            for job in invoke("status")["jobs"]
-        )
+    def ended() -> dict[str, str]:
+        jobs = invoke("status")["jobs"]
+        return {
+            job["name"]: job["state"]
+            for job in jobs
+            if job["name"] in ("requested", "uploaded") and job["state"] != "running"
+        }
 
-    wait_until(settled, fleet.log_of(fleet.workers[0]).read_text)
-    listed = client.list_objects_v2(Bucket=BUCKET, Prefix="fleet/")["Contents"]
-    ours = [
-        entry["Key"].split("/", 1)[1]
-        for entry in listed
-        if entry["Key"].startswith(("fleet/drop", "fleet/accepted/", "fleet/rejected/"))
-    ]
-    assert [key.rpartition("/")[2] for key in ours] == [
+    wait_until(lambda: len(ended()) == 2, fleet.log_of(fleet.workers[0]).read_text)
+    assert ended() == {"requested": "done", "uploaded": "done"}
+    listed = open_client(S3Location(BUCKET)).list_objects_v2(Bucket=BUCKET, Prefix="fleet/")
+    keys = [entry["Key"].removeprefix("fleet/") for entry in listed["Contents"]]
+    moved = [key for key in keys if key.startswith(("drop", "accepted/", "rejected/"))]
+    assert [key.rpartition("/")[2] for key in moved] == [
         *("a.accepted.json", "a.job.json"),
+        *("c.accepted.json", "c.safetensors", "c.yaml"),
         *("b.error.json", "b.job.json"),
     ]
-    (job,) = [job for job in invoke("status")["jobs"] if job["name"] == "dropped"]
-    assert job["state"] == "done"
