@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ def client_of(fleet: LocalFleet) -> Iterator[Client]:
     try:
         yield client
     finally:
-        client.close()
+        with suppress(pika.exceptions.AMQPError):  # its broker may have been killed
+            client.close()
 
 
 def published(address: str) -> dict[str, bytes]:

@@ -65,7 +65,7 @@ def test_submitting_again_does_what_is_new_or_changed(fleet: LocalFleet, tmp_pat
     assert told["mac_minutes"] == 0
 
     done = corepress("fleet", file, "--watch", status=3)
-    assert "line 8: one-" in done.stderr
+    assert "line 9: one-" in done.stderr
     assert "3 jobs: 1 done, 2 failed" in done.stdout
     assert "source-not-found" in done.stdout
 
@@ -97,7 +97,7 @@ def test_a_model_that_the_fleet_cannot_read_stops_no_other(
     told = invoke("fleet", file, status=3)
     assert states(told) == {"hidden": "refused", "open": "submitted"}
     assert "COREPRESS_LOCAL_SOURCES" in told["jobs"][0]["error"]["hint"]
-    assert told["jobs"][0]["line"] == 8
+    assert told["jobs"][0]["line"] == 9
     del fleet
 
 
@@ -106,8 +106,8 @@ def test_a_faulty_file_is_refused_with_its_lines(tmp_path: Path) -> None:
     error = invoke("fleet", file, status=3)["error"]
     assert error["code"] == "invalid-fleet-file"
     assert [line.split(": ")[0] for line in error["message"].splitlines()] == [
-        f"{file}:8",
         f"{file}:9",
+        f"{file}:10",
     ]
 
 
