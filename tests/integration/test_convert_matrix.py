@@ -1,7 +1,7 @@
 """Every kind of UNet and ControlNet under every attention, beside what the original code gave.
 
-`split_einsum_v2` of SDXL, which takes longest and is what `split_einsum` is for so few tokens, is left
-to `tests/bench/bench_golden.py`.
+`split_einsum_v2` of SDXL, which takes longest and is `split_einsum` for so few tokens, is left to
+`tests/bench/bench_golden.py`.
 """
 
 from __future__ import annotations
