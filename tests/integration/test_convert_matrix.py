@@ -1,4 +1,8 @@
-"""Every kind of UNet and ControlNet under every attention, beside what the original code gave."""
+"""Every kind of UNet and ControlNet under every attention, beside what the original code gave.
+
+`split_einsum_v2` of SDXL, which takes longest and is `split_einsum` for so few tokens, is left to
+`tests/bench/bench_golden.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from convert_support import build_spec, component_folder
 from golden_figures import controlnet_db, threshold_db, unet_db
 
 from corepress.domain.figures import outputs_below
 from corepress.domain.recipe import Attention, Bits, ComponentName, Compression
 from corepress.evaluate import Arithmetic, Package
-from corepress_compile.attention import apply_attention
 from corepress_compile.export import Graph, convert_graph, save_package
 from corepress_compile.interface import check_interface
 from corepress_compile.layer_palettes import compressible
 from corepress_compile.network import Network
 from corepress_compile.networks import load_network
-from corepress_compile.parity import example_inputs, measure
-from corepress_compile.reference import forward
+from corepress_compile.parity import measure
 from corepress_compile.spec import BuildSpec
 
 TARGETS = {
@@ -79,7 +80,7 @@ def some_layers(network: Network) -> dict[str, Bits]:
     [
         *((name, "original") for name in TARGETS),
         *((name, "split_einsum") for name in TARGETS),
-        ("sd15", "split_einsum_v2"),
+        *((name, "split_einsum_v2") for name in TARGETS if not name.startswith("sdxl")),
     ],
 )
 def test_golden_outputs_at_every_timestep(name: str, attention: Attention, tmp_path: Path) -> None:
@@ -104,20 +105,3 @@ def hold_palettized_to_torch(name: str, spec: BuildSpec, graph: Graph, folder: P
     figures = measure(spec, component_folder(name, spec.component), package, lambda _: None)
     assert outputs_below(figures, PALETTIZED_DB) == {}
     assert min(figure["weights"] or math.inf for figure in figures.values()) < PALETTIZED_DB
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_few_queries_are_not_cut(name: str) -> None:
-    """So the golden outputs, of at most 256 tokens, hold for both layouts of the Neural Engine."""
-    outputs = []
-    for attention in ("split_einsum", "split_einsum_v2"):
-        spec = spec_of(name, attention)  # type: ignore[arg-type]
-        network = network_of(name, spec)
-        apply_attention(network.module, spec.attention)
-        weights = {  # linear layers became convolutions
-            parameter: network.weights[parameter].reshape(value.shape)
-            for parameter, value in network.module.named_parameters()
-        }
-        outputs.append(forward(network, weights, example_inputs(network, spec)))
-    whole, cut = outputs
-    assert all(torch.equal(whole[output], cut[output]) for output in whole)
