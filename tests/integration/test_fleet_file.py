@@ -50,6 +50,49 @@ def states(document: dict[str, Any]) -> dict[str, str]:
     return {job["name"]: job["state"] for job in document["jobs"]}
 
 
+def test_submitting_again_does_what_is_new_or_changed(fleet: LocalFleet, tmp_path: Path) -> None:
+    late = tmp_path / "late.safetensors"
+    one = f"{{source: {MODEL}, name: one}}"
+    file = write(tmp_path, one, str(late), "ftp://host/odd.safetensors")
+    del fleet
+
+    told = invoke("fleet", file, "--dry-run")
+    assert [job["state"] for job in told["jobs"]] == ["new"] * 3
+    errors = [job["error"] and job["error"]["code"] for job in told["jobs"]]
+    assert errors == [None, "source-not-found", "invalid-request"]
+    assert [job["cached"] for job in told["jobs"]] == [[], [], []]
+    assert told["disk_bytes"] == told["jobs"][0]["disk_bytes"] > checkpoint("sd15").stat().st_size
+    assert told["mac_minutes"] == 0
+
+    done = corepress("fleet", file, "--watch", status=3)
+    assert "line 9: one-" in done.stderr
+    assert "3 jobs: 1 done, 2 failed" in done.stdout
+    assert "source-not-found" in done.stdout
+
+    told = invoke("fleet", file)
+    assert states(told) == {"one": "done", "late": "failed", "odd": "failed"}
+    assert told["summary"] == {"done": 1, "failed": 2}
+    assert told["jobs"][2]["error"]["code"] == "invalid-request"
+
+    other = f"{{source: {MODEL}, name: other, recipes: original}}"
+    told = invoke("fleet", write(tmp_path, one, other), "--dry-run")
+    assert {"fetch", "normalize"} <= set(told["jobs"][1]["cached"])
+    assert {step.split("-")[0] for step in told["jobs"][1]["steps"]} == {"convert"}
+
+    two = f"{{source: {MODEL}, name: two, clip-skip: 2}}"  # the normalized folder records it
+    file = write(tmp_path, one, two, str(late))
+    told = invoke("fleet", file, "--dry-run")
+    assert [job["state"] for job in told["jobs"]] == ["done", "new", "failed"]
+    assert told["jobs"][1]["cached"] == ["fetch"]
+    assert [step.split("-")[0] for step in told["jobs"][1]["steps"]] == ["convert", "normalize"]
+
+    late.write_bytes(checkpoint("sd15").read_bytes())
+    told = invoke("fleet", file, "--again", "--watch")
+    assert states(told) == {"one": "done", "two": "done", "late": "done"}
+    jobs = {job["name"]: job["tags"] for job in invoke("status")["jobs"]}
+    assert jobs == {name: ["first"] for name in ("one", "two", "late", "odd")}
+
+
 def test_a_model_that_the_fleet_cannot_read_stops_no_other(
     fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
