@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -23,12 +25,13 @@ from corepress.domain.stage import Task
 from corepress.messages import work
 from corepress.messages.events import KINDS, Event
 from corepress.messages.work import Work
-from corepress_intake.request import Submission, parse_request
+from corepress_intake.request import Submission, decode_request, parse_request
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 from description import ASYNCAPI, assert_described, validator
 
+DOCS = Path(__file__).parents[2] / "docs"
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "messages" / "work.v1.json"
 WORK = Work(
     "20261125T072416-1a2b3c4d",
@@ -203,6 +206,32 @@ def test_the_description_names_the_exchanges() -> None:
     assert [kinds[each["name"]] for each in described[:3]] == [
         each["type"] for each in described[:3]
     ]
+
+
+# the reference
+
+
+def test_the_reference_is_of_what_there_is() -> None:
+    script = runpy.run_path(str(DOCS / "messages.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run: python docs/messages.py"
+
+
+def test_every_example_of_the_reference_is_described_and_accepted() -> None:
+    text = (DOCS / "messages.md").read_text()
+    sections = re.findall(r"^### `([^`]+)`\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert [name for name, _ in sections] == [
+        each["name"] for each in ASYNCAPI["components"]["messages"].values()
+    ]
+    for name, section in sections:
+        examples = re.findall(r"^```json\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+        assert examples, name
+        for example in examples:
+            assert_described(name, json.loads(example))
+            reader: Callable[[bytes], Any] = {
+                "job-request": decode_request,
+                work.TYPE: Work.decode,
+            }.get(name, Event.decode)
+            reader(example.encode())
 
 
 # events
