@@ -84,6 +84,8 @@ def test_gc(fleet: Fleet) -> None:
     assert result.exit_code == 0, result.stderr
     assert "removed 1 files" in result.stdout
     assert document("gc", "--grace", "0")["blobs"] == 0
+    kept = document("gc", "--jobs-older-than", "30d", "--drops-older-than", "1d")
+    assert (kept["jobs"], kept["drops"], kept["drop_bytes"]) == (0, 0, 0)
 
 
 def test_gc_of_a_folder(tmp_path: Path) -> None:
@@ -94,6 +96,13 @@ def test_gc_of_a_folder(tmp_path: Path) -> None:
     assert document("gc", "--state", str(tmp_path))["kept_blobs"] == 1
     assert document("gc", "--state", str(tmp_path), "--grace", "0")["blobs"] == 1
     assert not store.has(blob)
+    store.put("jobs/job/result.json", b"{}")
+    assert document("gc", "--state", str(tmp_path), "--grace", "0")["jobs"] == 0
+    forget = ("--grace", "0", "--jobs-older-than", "0", "--drops-older-than", "0")
+    result = corepress("gc", "--state", str(tmp_path), *forget)
+    assert "removed 1 ended jobs, 0 drops" in result.stdout
+    assert list(store.keys("jobs/")) == []
+    assert corepress("gc", "--jobs-older-than", "23h").exit_code == 2
     assert corepress("gc", "--state", str(tmp_path / "absent")).exit_code == 2
     assert corepress("gc", "--grace", "soon").exit_code == 2
 

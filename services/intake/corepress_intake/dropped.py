@@ -21,11 +21,12 @@ from corepress.domain.errors import (
     UnsafePickle,
 )
 from corepress.domain.job import valid_name
+from corepress.runtime.retention import ACCEPTED, ACCEPTED_NOTE, REJECTED, REJECTED_NOTE
 from corepress.submission.options import LONGEST_NAME, parse_options
 from corepress_intake.opening import refuse_hidden_sources
 from corepress_intake.request import Submission, decode_request
 
-DROP, ACCEPTED, REJECTED = "drop/", "accepted/", "rejected/"
+DROP = "drop/"
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _CHECKPOINTS = (".safetensors", *_PICKLES)
@@ -144,7 +145,7 @@ def decide(
         return _rejection(drop, error)
     return Decision(
         _moves(drop, folder),
-        f"{folder}{drop.stem}.accepted.json",
+        f"{folder}{drop.stem}{ACCEPTED_NOTE}",
         submission.job,
         submission.document,
         submission.request.priority,
@@ -202,7 +203,9 @@ def _small(found: S3Object, most_bytes: int, read: Read) -> bytes | None:
 
 def _rejection(drop: Drop, error: PermanentError) -> Decision:
     folder = f"{REJECTED}{drop.id}/"
-    return Decision(_moves(drop, folder), f"{folder}{drop.stem}.error.json", error=error.document())
+    return Decision(
+        _moves(drop, folder), f"{folder}{drop.stem}{REJECTED_NOTE}", error=error.document()
+    )
 
 
 def _moves(drop: Drop, folder: str) -> tuple[tuple[S3Object, str], ...]:

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from corepress.domain.artifact import Artifact, Digest
 from corepress.ports.inventory import Inventory, Kept
 from corepress.ports.store import DocumentNotFound, Store
 from corepress.runtime import catalogue
 from corepress.runtime.actions import manifest_key
+from corepress.runtime.together import Progress, call_each
 
 _ACTIONS, _LEASES = "actions/", "leases/"
-_AT_ONCE = 16
 _AFTERTHOUGHT_S = 60.0
 """From reading an action to having looked for all of its blobs takes less."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +55,7 @@ def sweep(
     now_s: float,
     grace_s: float,
     wait: Callable[[float], None],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     dry_run: bool = False,
 ) -> Swept:
     """Clear a store up.
@@ -71,7 +66,7 @@ def sweep(
         now_s: the time by its clock.
         grace_s: for how long something must not have been used; longer than the longest job.
         wait: sleeps for so many seconds.
-        progress: takes what is being done, how much of it is done, and how much there is.
+        progress: is told how far it has come.
         dry_run: only say what would be swept.
     """
     before_s = now_s - grace_s
@@ -85,15 +80,15 @@ def sweep(
         stale = _forget_actions(
             store, inventory, stale, now_s, min(grace_s, _AFTERTHOUGHT_S), wait, progress
         )
-        _each(progress, "leases", leases, lambda lease: store.delete(lease.name))
-        _each(progress, "left over", left_over, inventory.discard)
+        call_each(progress, "leases", leases, lambda lease: store.delete(lease.name))
+        call_each(progress, "left over", left_over, inventory.discard)
     forgotten = {each.key for each in stale}
     needed = {blob for each in actions if each.key not in forgotten for blob in each.blobs}
     unused = [blob for blob in blobs.values() if blob.used_s < before_s]
     doomed = [blob for blob in unused if Digest(blob.name) not in needed]
     if not dry_run:
         forget = partial(_forget_blob, inventory, before_s)
-        done = _each(progress, "blobs", doomed, forget)
+        done = call_each(progress, "blobs", doomed, forget)
         doomed = [blob for blob, gone in zip(doomed, done, strict=True) if gone]
     doomed_bytes = sum(blob.size_bytes for blob in doomed)
     return Swept(
@@ -107,7 +102,7 @@ def sweep(
     )
 
 
-def _named(store: Store, progress: Callable[[str, int, int], None]) -> set[str]:
+def _named(store: Store, progress: Progress) -> set[str]:
     """The actions that publications were made of, and those of unfinished jobs."""
     unfinished: dict[str, list[str]] = {}
     finished = set()
@@ -118,7 +113,7 @@ def _named(store: Store, progress: Callable[[str, int, int], None]) -> set[str]:
         if what.startswith("steps/"):
             unfinished.setdefault(job, []).append(key)
     steps = [key for job, keys in unfinished.items() if job not in finished for key in keys]
-    read = _each(progress, "steps of jobs", steps, partial(_document, store))
+    read = call_each(progress, "steps of jobs", steps, partial(_document, store))
     found = {step["action"] for step in map(json.loads, filter(None, read)) if "action" in step}
     # afterwards: a job is published before it is finished
     for publication in catalogue.publications(store):
@@ -130,10 +125,10 @@ def _actions(
     store: Store,
     inventory: Inventory,
     blobs: dict[Digest, Kept],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Iterator[_Action]:
     documents = list(inventory.documents(_ACTIONS))
-    manifests = _each(
+    manifests = call_each(
         progress, "actions", documents, lambda document: _document(store, document.name)
     )
     for document, manifest in zip(documents, manifests, strict=True):
@@ -161,12 +156,12 @@ def _forget_actions(
     now_s: float,
     afterthought_s: float,
     wait: Callable[[float], None],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> list[_Action]:
     """Forget actions, but for those that turn out to be in use; returns what stays forgotten."""
     if not stale:
         return []
-    _each(progress, "actions", stale, lambda each: store.delete(manifest_key(each.key)))
+    call_each(progress, "actions", stale, lambda each: store.delete(manifest_key(each.key)))
     wait(afterthought_s)
     named = _named(store, progress)
 
@@ -178,7 +173,7 @@ def _forget_actions(
             return True
         return False
 
-    used = _each(progress, "actions", stale, is_used)
+    used = call_each(progress, "actions", stale, is_used)
     return [each for each, again in zip(stale, used, strict=True) if not again]
 
 
@@ -195,17 +190,3 @@ def _document(store: Store, key: str) -> bytes:
         return store.get(key)
     except DocumentNotFound:
         return b""
-
-
-def _each(
-    progress: Callable[[str, int, int], None],
-    what: str,
-    items: Sequence[T],
-    call: Callable[[T], R],
-) -> list[R]:
-    results = []
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for done, result in enumerate(pool.map(call, items), start=1):
-            results.append(result)
-            progress(what, done, len(items))
-    return results

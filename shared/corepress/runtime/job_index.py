@@ -9,7 +9,7 @@ none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -141,12 +141,30 @@ def gather(store: Store) -> None:
         if len(keys) < most:
             continue
         found = _read(store, keys)  # what is gone by now, another has gathered
-        latest = _latest(entry for entries in found.values() for entry in entries)
-        page = canonical_json([latest[job].document() for job in sorted(latest)])
-        key = f"{_PAGES}{sha256_digest(page).removeprefix('sha256:')}.json"
-        store.put(key, page)
+        key = _write_page(store, (entry for entries in found.values() for entry in entries))
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(store.delete, found.keys() - {key}))
+
+
+def forget(store: Store, jobs: Collection[str]) -> None:
+    """Forget jobs; one whose entries are gathered at that moment may have to be forgotten again."""
+    found = _read(store, [*store.keys(_ENTRIES), *store.keys(_PAGES)])
+    # what holds goes last: killed half-way, no job seems to run again
+    for key in sorted(found, key=lambda key: max(entry.rank for entry in found[key])):
+        left = [entry for entry in found[key] if entry.job not in jobs]
+        if len(left) < len(found[key]):
+            if left:
+                _write_page(store, left)
+            store.delete(key)
+
+
+def _write_page(store: Store, entries: Iterable[Entry]) -> str:
+    """Write a page of what holds of each job; returns its key."""
+    latest = _latest(entries)
+    page = canonical_json([latest[job].document() for job in sorted(latest)])
+    key = f"{_PAGES}{sha256_digest(page).removeprefix('sha256:')}.json"
+    store.put(key, page)
+    return key
 
 
 def _read(store: Store, keys: Iterable[str]) -> dict[str, list[Entry]]:

@@ -20,7 +20,7 @@ from corepress.domain.plan import Node, build_nodes, publish_step
 from corepress.domain.publication import Publication
 from corepress.domain.recipe import ComponentName
 from corepress.ports.bus import Bus
-from corepress.ports.store import DocumentNotFound, Store
+from corepress.ports.store import Store
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.condition import Condition, Facts, Known
@@ -123,7 +123,7 @@ def _submit(
 ) -> str:
     try:
         request = jobs.request_of(store, origin)
-    except DocumentNotFound:
+    except InvalidRequest:
         raise InvalidRequest(
             f"what the job {origin} was asked for is not in the store",
             hint=f"submit the source of {entries[0].name} again",
