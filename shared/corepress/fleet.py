@@ -32,6 +32,7 @@ from corepress.ports.bus import INTAKE, Bus
 from corepress.ports.clock import SystemClock
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime import job_index
+from corepress.runtime.catalogue_page import PageKeeper
 from corepress.runtime.job_events import EventTelemetry
 from corepress.runtime.presence import present
 from corepress.runtime.publishers import InTurn
@@ -190,7 +191,8 @@ class FleetWorker:
             cache = folder / "downloads"
             store = open_store(self._settings, cache)
             hub = HubPublisher(store, folder / "scratch" / "hub")
-            publisher = InTurn([S3Publisher(store, self._clock), hub])
+            bucket = S3Publisher(store, self._clock)
+            publisher = InTurn([bucket, hub])
             runner = StageProcess(
                 [sys.executable, "-c", _STAGE_PROCESS, str(cache)],
                 scratch=folder / "scratch",
@@ -210,7 +212,8 @@ class FleetWorker:
                     self._policy,
                     publisher,
                 )
-                return _Tidy(self._worker, cache, self._settings.cache_limit)
+                tidy = _Tidy(self._worker, cache, self._settings.cache_limit)
+                return _Cataloguing(tidy, bucket.page) if "publish" in stages else tidy
 
             try:
                 keep_at(self._connect, handler, self._stop, self._trouble)
@@ -247,6 +250,18 @@ class _Tidy:
         if did:
             prune_cache(self._cache, self._limit_bytes)
         return did
+
+
+class _Cataloguing:
+    """A worker that publishes, and keeps the catalogue's page up to date when it has time."""
+
+    def __init__(self, worker: Handler, page: PageKeeper) -> None:
+        self._worker = worker
+        self._page = page
+
+    def step(self, timeout_s: float) -> bool:
+        self._page.keep_up()
+        return self._worker.step(timeout_s)
 
 
 @contextmanager

@@ -73,6 +73,16 @@ def test_catalogue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         False,
         True,
     ]
+    (old, _) = (each["version"] for each in document("catalogue", "one")["publications"])
+    assert corepress("promote", "one", "small", old).stdout == f"one/small is now version {old}\n"
+    assert document("promote", "one", "small", old[:8])["number"] == 3
+    assert [each["latest"] for each in document("catalogue", "one")["publications"]] == [
+        False,
+        False,
+        True,
+    ]
+    assert document("catalogue")["publications"][0]["version"] == old
+    assert corepress("promote", "one", "small", "nonsense").exit_code == 3
 
 
 def test_gc(fleet: Fleet) -> None:

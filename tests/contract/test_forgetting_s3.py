@@ -18,7 +18,8 @@ from corepress.domain.job import JobRequest
 from corepress.domain.recipe import Recipe
 from corepress.ports.bus import INTAKE
 from corepress.ports.store import Store
-from corepress.runtime import catalogue, job_index, jobs, oversight, rebuild
+from corepress.runtime import job_index, jobs, oversight, rebuild
+from corepress.runtime.catalogue_page import publications
 from corepress.runtime.retention import Forgotten, forget
 
 RECIPE = Recipe("small", components=["text_encoder", "unet"])
@@ -90,11 +91,11 @@ def test_what_was_published_can_be_rebuilt_afterwards(
     fleet.finish(fleet.submit("one"))
     forgotten(fleet)
     fleet.upgrade(monkeypatch, coremltools="9.0")
-    (entry,) = catalogue.publications(fleet.store)
+    (entry,) = publications(fleet.store)
     (done,) = rebuild.rebuild_selected(fleet.store, fleet.bus, "unet", [entry])
     assert done.job is not None
     assert fleet.finish(done.job).errors == {}
-    assert len(catalogue.publications(fleet.store)) == 2
+    assert len(publications(fleet.store)) == 2
 
 
 def test_entries_in_pages_are_forgotten(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ def test_a_drop_goes_once_its_job_ended_long_ago(fleet: Fleet, folder: Folder) -
     assert fleet.objects() == before
     assert forgotten(fleet).drops == 1
     assert dropped(fleet) == []
-    assert [entry.name for entry in catalogue.publications(fleet.store)] == ["model"]
+    assert [entry.name for entry in publications(fleet.store)] == ["model"]
 
 
 def test_a_drop_that_another_job_needs_stays(fleet: Fleet, folder: Folder) -> None:

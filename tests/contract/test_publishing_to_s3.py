@@ -18,10 +18,12 @@ from corepress.adapters.s3.client import S3Location, open_client
 from corepress.adapters.s3.published import S3Publisher
 from corepress.adapters.s3.store import S3Store
 from corepress.domain.artifact import Artifact
-from corepress.domain.errors import NameTaken, StoreUnavailable
+from corepress.domain.errors import InvalidRequest, NameTaken, StoreUnavailable
 from corepress.domain.publication import version_of
 from corepress.ports.clock import SystemClock
-from corepress.runtime import catalogue
+from corepress.runtime import catalogue, leases
+from corepress.runtime.catalogue import promote
+from corepress.runtime.catalogue_page import PAGE, PageKeeper, publications, refresh
 
 MIB = 1 << 20
 
@@ -62,7 +64,7 @@ def test_a_bundle_is_readable_under_its_files_names(store: S3Store, publisher: S
     assert set(published(store)) == {"latest.json", *(f"{version}/{path}" for path in one.files)}
     key = f"published/one/original/{version}/Resources/Unet.mlpackage/weight.bin"
     assert store.get(key) == b"weights"
-    (entry,) = catalogue.publications(store)
+    (entry,) = publications(store)
     assert (entry.name, entry.build, entry.number) == ("one", "original", 1)
     assert (entry.version, entry.job, entry.source) == (version, "job-1", SOURCE)
     assert entry.steps == {"convert-unet": "action-of-job-1"}
@@ -130,7 +132,7 @@ def test_what_the_store_lost_is_not_published(
     open_client(location).delete_object(Bucket=location.bucket, Key=key)
     with pytest.raises(StoreUnavailable, match="no longer has"):
         publisher.publish(known_job(store, "job-1"), "one", "original", one)
-    assert catalogue.publications(store) == []
+    assert publications(store) == []
 
 
 def at_once(calls: list[Callable[[], Any]]) -> None:
@@ -151,6 +153,7 @@ def publish_all(location: S3Location, cache: Path, bundles: list[tuple[str, Arti
     publisher = S3Publisher(store, SystemClock())
     for name, each in bundles:
         publisher.publish(known_job(store, f"job-{name}"), name, "original", each)
+    refresh(store, SystemClock())  # as it does when it has nothing else to do
 
 
 def test_publishers_at_the_same_moment_lose_nothing(
@@ -211,6 +214,136 @@ def test_a_page_that_was_overwritten_is_made_whole(store: S3Store, publisher: S3
     outdated = store.get("catalogue.json")
     publisher.publish(known_job(store, "job-2"), "two", "original", two)
     store.put("catalogue.json", outdated)
-    assert {entry.name for entry in catalogue.publications(store)} == {"one", "two"}
-    publisher.publish(known_job(store, "job-2"), "two", "original", two)
+    assert {entry.name for entry in publications(store)} == {"one", "two"}
+    assert refresh(store, SystemClock())
     assert sorted(page(store)) == [("one", version_of(one)), ("two", version_of(two))]
+
+
+class HeldClock(SystemClock):
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+class CountingStore(S3Store):
+    """A store that counts its calls, and what each takes of a clock."""
+
+    clock: HeldClock
+    calls: list[str]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.calls.append(key)
+        if key == PAGE:
+            self.clock.at_s += 3.0
+        super().put(key, data)
+
+
+def test_the_page_is_not_written_with_each_of_many_publications(
+    location: S3Location, tmp_path: Path
+) -> None:
+    store = CountingStore(location, tmp_path / "cache")
+    clock = store.clock = HeldClock()
+    store.calls = []
+    publisher = S3Publisher(store, clock)
+    for number in range(3):
+        one = bundle(store, bytes([number]))
+        publisher.publish(known_job(store, f"job-{number}"), f"name-{number}", "original", one)
+    assert store.calls.count(PAGE) == 1
+    assert [name for name, _ in page(store)] == ["name-0"]
+    clock.at_s += 59.0  # writing took 3 seconds, and may take a twentieth of the time
+    publisher.page.keep_up()
+    assert store.calls.count(PAGE) == 1
+    clock.at_s += 2.0
+    publisher.page.keep_up()
+    assert [name for name, _ in page(store)] == ["name-0", "name-1", "name-2"]
+    clock.at_s += 100.0
+    publisher.page.keep_up()
+    assert store.calls.count(PAGE) == 2
+
+
+def test_a_page_that_somebody_died_over_is_written_by_who_comes_next(
+    store: S3Store, publisher: S3Publisher
+) -> None:
+    clock = HeldClock()
+    lease = leases.claim(store, clock, "catalogue", "dead")
+    assert lease is not None
+    publisher.publish(known_job(store, "job-1"), "one", "original", bundle(store, b"1"))
+    assert list(store.keys(PAGE)) == []
+    store.delete(lease.key)  # it expired
+    PageKeeper(store, clock).keep_up()
+    assert [name for name, _ in page(store)] == ["one"]
+
+
+# versions that become the latest again
+
+
+def test_an_old_version_becomes_the_latest_again(store: S3Store, publisher: S3Publisher) -> None:
+    old, new = bundle(store, b"old"), bundle(store, b"new")
+    publisher.publish(known_job(store, "job-1"), "one", "original", old)
+    publisher.publish(known_job(store, "job-2"), "one", "original", new)
+    clock = SystemClock()
+    entry = promote(store, clock, "one", "original", version_of(old)[:6])
+    assert (entry.number, entry.version, entry.promotes) == (3, version_of(old), 1)
+    assert (entry.job, entry.steps) == ("job-1", {"convert-unet": "action-of-job-1"})
+    assert latest(store) == version_of(old)
+    assert refresh(store, clock)
+    assert [version for _, version in page(store)] == [
+        version_of(old),
+        version_of(new),
+        version_of(old),
+    ]
+    before = set(store.keys(""))
+    assert promote(store, clock, "one", "original", version_of(old)) == entry
+    publisher.publish(known_job(store, "job-2"), "one", "original", new)  # its message comes again
+    assert latest(store) == version_of(old)
+    assert set(store.keys("")) - before == set()
+    assert promote(store, clock, "one", "original", version_of(new)).promotes == 2
+    assert latest(store) == version_of(new)
+
+
+def test_promoted_and_published_at_the_same_moment(
+    store: S3Store, publisher: S3Publisher, location: S3Location, tmp_path: Path
+) -> None:
+    old, new, newest = (bundle(store, each) for each in (b"old", b"new", b"newest"))
+    publisher.publish(known_job(store, "job-1"), "one", "original", old)
+    publisher.publish(known_job(store, "job-2"), "one", "original", new)
+
+    def publish() -> None:
+        publisher.publish(known_job(store, "job-3"), "one", "original", newest)
+
+    class Overtaken(S3Store):
+        meanwhile = (publish,)
+
+        def create(self, key: str, data: bytes) -> bool:
+            calls, self.meanwhile = self.meanwhile, ()  # type: ignore[assignment]
+            for call in calls:
+                call()
+            return super().create(key, data)
+
+    slow = Overtaken(location, tmp_path / "slow")
+    entry = promote(slow, SystemClock(), "one", "original", version_of(old))
+    assert (entry.number, entry.promotes) == (4, 1)
+    assert latest(store) == version_of(old)
+    assert [each.number for each in publications(store)] == [1, 2, 3, 4]
+
+
+def test_what_cannot_be_promoted(store: S3Store, publisher: S3Publisher) -> None:
+    clock = SystemClock()
+    with pytest.raises(InvalidRequest, match="nothing is published as one/original"):
+        promote(store, clock, "one", "original", "0")
+    old, new = bundle(store, b"old"), bundle(store, b"new")
+    publisher.publish(known_job(store, "job-1"), "one", "original", old)
+    publisher.publish(known_job(store, "job-2"), "one", "original", new)
+    with pytest.raises(InvalidRequest, match="no version") as refused:
+        promote(store, clock, "one", "original", "nonsense")
+    assert version_of(old) in refused.value.hint
+    with pytest.raises(InvalidRequest, match="several versions"):
+        promote(store, clock, "one", "original", "")
+    store.delete(f"published/one/original/{version_of(old)}/manifest.json")
+    with pytest.raises(InvalidRequest, match="are gone"):
+        promote(store, clock, "one", "original", version_of(old))
+    assert latest(store) == version_of(new)

@@ -11,6 +11,7 @@ from scripted_fleet import RECIPE, Fleet
 from corepress.domain.publication import Publication
 from corepress.domain.recipe import ComponentName, Recipe
 from corepress.runtime import catalogue, jobs
+from corepress.runtime.catalogue_page import publications
 from corepress.runtime.condition import parse_condition
 from corepress.runtime.rebuild import Rebuild, known_facts, rebuild_selected, selected
 
@@ -24,7 +25,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 def latest(fleet: Fleet) -> list[Publication]:
-    return catalogue.latest(catalogue.publications(fleet.store))
+    return catalogue.latest(publications(fleet.store))
 
 
 def select(

@@ -13,8 +13,9 @@ from corepress.adapters.s3.client import open_client
 from corepress.adapters.s3.store import S3Store
 from corepress.domain.artifact import Digest
 from corepress.ports.store import DocumentNotFound
-from corepress.runtime import catalogue, jobs, leases
+from corepress.runtime import jobs, leases
 from corepress.runtime.actions import load_outputs
+from corepress.runtime.catalogue_page import publications
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def fleet(tmp_path: Path) -> Fleet:
 def test_what_is_published_stays_and_what_came_to_nothing_goes(fleet: Fleet) -> None:
     fleet.finish(fleet.submit("published"))
     assert fleet.finish(fleet.submit("failed", normalize=["permanent"])).errors
-    (entry,) = catalogue.publications(fleet.store)
+    (entry,) = publications(fleet.store)
     (lost,) = fleet.actions("failed")
     orphan = kept(fleet.store, b"nobody's")
     before = {key for key in fleet.objects() if key.startswith(("published/", "catalogue"))}
@@ -80,7 +81,7 @@ def test_swept_after_every_step_a_job_comes_to_its_end(fleet: Fleet) -> None:
     result = fleet.finish(job, between=lambda: fleet.sweep(ahead_s=1.0, grace_s=0.0))
     assert result.errors == {}
     assert sorted(fleet.runs(job)) == ["convert-text_encoder", "convert-unet", "fetch", "normalize"]
-    assert [entry.name for entry in catalogue.publications(fleet.store)] == ["at-work"]
+    assert [entry.name for entry in publications(fleet.store)] == ["at-work"]
 
 
 @pytest.fixture

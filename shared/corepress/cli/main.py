@@ -28,6 +28,7 @@ _COMMANDS = {
     "worker": "worker",
     "topology": "topology",
     "catalogue": "catalogue",
+    "promote": "promote",
     "rebuild": "rebuild",
     "gc": "gc",
 }

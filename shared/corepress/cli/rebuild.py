@@ -51,7 +51,8 @@ def rebuild(component_name: str, where: str, force: bool, dry_run: bool, as_json
       corepress rebuild --component unet --where "family == sdxl and name != 'my-*'"
     """
     from corepress.connections import open_bus, open_store  # noqa: PLC0415  (see cli/submit.py)
-    from corepress.runtime.catalogue import latest, publications  # noqa: PLC0415
+    from corepress.runtime.catalogue import latest  # noqa: PLC0415
+    from corepress.runtime.catalogue_page import publications  # noqa: PLC0415
 
     settings = read_settings()
     store, component = open_store(settings), component_of(component_name)

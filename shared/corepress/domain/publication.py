@@ -21,14 +21,15 @@ class Publication:
     """A version of a build, as the catalogue has it.
 
     Attributes:
-        number: counts the versions of a build in the order of their first publication, from 1.
+        number: counts the entries of a build, from 1; that of the highest is its latest version.
         job: the one that published it first.
-        published: when that was: ISO 8601, UTC.
+        published: when it was entered: ISO 8601, UTC.
         recipe: its name; the whole recipe is in the bundle's manifest.
         source: ``uri`` and ``sha256``.
         components: by name ``sha256``, ``bytes``, ``precision``, ``psnr_db`` and ``toolchain``.
         toolchain: the versions that made the bundle.
         steps: the actions it was made of, by the ids of the job's nodes.
+        promotes: of a version that was made the latest again, the number it had before.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Publication:
     components: Mapping[str, Mapping[str, Any]]
     toolchain: Mapping[str, str]
     steps: Mapping[str, str]
+    promotes: int | None = None
     schema: str = SCHEMA
 
     @property

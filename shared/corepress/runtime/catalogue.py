@@ -1,27 +1,28 @@
 """The catalogue: a fold over immutable entries, one per publication.
 
-An entry's key holds its number, so that whoever creates the next one has won it: the versions of a
-build have one order, that of their first publication, and publishing again changes nothing. All
-else is derived from entries and may be overtaken by another writer: ``latest.json`` of a build,
-and ``catalogue.json``. Whoever writes one of these looks at the entries again afterwards, and
-writes anew if there are more: so the last to write has seen all.
+An entry's key holds its number, so that whoever creates the next one has won it: the entries of a
+build have one order, and publishing again what has one changes nothing. What an older version's
+entry says can be entered again, which makes that version the latest. All else is derived from
+entries and may be overtaken by another writer: ``latest.json`` of a build, and ``catalogue.json``
+(see `corepress.runtime.catalogue_page`). Whoever writes one of these looks at the entries again
+afterwards, and writes anew if there are more: so the last to write has seen all.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from secrets import token_hex
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from corepress.domain.artifact import Artifact, canonical_json
-from corepress.domain.errors import NameTaken
+from corepress.domain.bundle import MANIFEST
+from corepress.domain.errors import InvalidRequest, NameTaken
 from corepress.domain.plan import publish_step
 from corepress.domain.publication import (
-    SCHEMA,
     Publication,
     build_prefix,
     is_same_source,
@@ -29,12 +30,12 @@ from corepress.domain.publication import (
 )
 from corepress.ports.clock import Clock
 from corepress.ports.store import DocumentNotFound, Store
-from corepress.runtime import jobs, leases
+from corepress.runtime import jobs
 
-PAGE = "catalogue.json"
-_ENTRIES = "catalogue/entries/"
-_LEASE = "catalogue"
-_ADAPTER: TypeAdapter[Publication] = TypeAdapter(Publication)
+ENTRIES = "catalogue/entries/"
+"""Where the entries are, as ``<name>/<build>/<number>.json``."""
+ADAPTER: TypeAdapter[Publication] = TypeAdapter(Publication)
+"""Reads and writes them."""
 
 
 def claim_name(store: Store, name: str, source: Mapping[str, str]) -> None:
@@ -70,7 +71,7 @@ def enter(
     bundle: Artifact,
     manifest: Mapping[str, Any],
 ) -> Publication:
-    """Enter a version whose files are in their place, and bring what is derived up to date.
+    """Enter a version whose files are in their place, and have ``latest.json`` name the latest.
 
     Args:
         store: where things are published.
@@ -90,31 +91,52 @@ def enter(
     version = version_of(bundle)
     while True:
         known = versions(store, name, build)
-        for entry in known:
-            if entry.version == version:
-                break
-        else:
+        entry = next((each for each in known if each.version == version), None)
+        if entry is None:
             number = known[-1].number + 1 if known else 1
             made_of = jobs.made_of(store, job, publish_step(build))
             entry = _entry(clock, job, name, build, number, bundle, manifest, made_of)
-            if not store.create(_key(name, build, number), _ADAPTER.dump_json(entry)):
+            if not _create(store, entry):
                 continue  # another publisher was first
-        break
-    _point_at_latest(store, name, build)
-    refresh(store, clock)
-    return entry
+        _point_at_latest(store, name, build)
+        return entry
+
+
+def promote(store: Store, clock: Clock, name: str, build: str, version: str) -> Publication:
+    """Make a published version the latest of its build again.
+
+    Args:
+        store: where things are published.
+        clock: tells the time.
+        name: of the build's job.
+        build: which of its builds.
+        version: the version's name, or enough of its beginning.
+
+    Returns:
+        its newest entry; there is no new one where it is the latest already.
+
+    Raises:
+        InvalidRequest: there is no such version, or there are several; or its files are gone.
+    """
+    while True:
+        known = versions(store, name, build)
+        chosen = _chosen(known, name, build, version)
+        if chosen != known[-1]:
+            _refuse_removed(store, chosen)
+            number = known[-1].number + 1
+            published = _time(clock)
+            again = replace(chosen, number=number, published=published, promotes=chosen.number)
+            if not _create(store, again):
+                continue  # somebody published meanwhile
+            chosen = again
+        _point_at_latest(store, name, build)
+        return chosen
 
 
 def versions(store: Store, name: str, build: str) -> list[Publication]:
     """The published versions of a build, the first published first."""
-    keys = store.keys(f"{_ENTRIES}{name}/{build}/")
-    return [_ADAPTER.validate_json(store.get(key)) for key in keys]
-
-
-def publications(store: Store) -> list[Publication]:
-    """All publications by name, build and number; never fewer than there are."""
-    page = _complete(store, _page(store))
-    return [_ADAPTER.validate_python(page[key]) for key in sorted(page)]
+    keys = store.keys(f"{ENTRIES}{name}/{build}/")
+    return [ADAPTER.validate_json(store.get(key)) for key in keys]
 
 
 def latest(found: list[Publication]) -> list[Publication]:
@@ -122,46 +144,56 @@ def latest(found: list[Publication]) -> list[Publication]:
     return list({(entry.name, entry.build): entry for entry in found}.values())
 
 
-def refresh(store: Store, clock: Clock) -> None:
-    """Write ``catalogue.json`` anew, unless somebody is at it who will see what we see.
+def _create(store: Store, entry: Publication) -> bool:
+    key = f"{ENTRIES}{entry.name}/{entry.build}/{entry.number:08d}.json"
+    return store.create(key, ADAPTER.dump_json(entry))
 
-    Who is at it holds a lease and looks again after giving it back.
+
+def _chosen(known: list[Publication], name: str, build: str, version: str) -> Publication:
+    """The newest entry of the version that is meant.
+
+    Raises:
+        InvalidRequest: see `promote`.
     """
-    owner = token_hex(8)
-    known = _page(store)
-    while missing := set(store.keys(_ENTRIES)) - known.keys():
-        lease = leases.claim(store, clock, _LEASE, owner)
-        if lease is None:
-            return
-        with leases.held(store, clock, lease):
-            known = _complete(store, known | _page(store))
-            assert known.keys() >= missing
-            store.put(PAGE, canonical_json({"schema": SCHEMA, "entries": known}))
+    if not known:
+        raise InvalidRequest(
+            f"nothing is published as {name}/{build}",
+            hint="`corepress catalogue` lists what is",
+            path=f"{name}/{build}",
+        )
+    found = {entry.version: entry for entry in known if entry.version.startswith(version)}
+    if len(found) != 1:
+        there = ", ".join(dict.fromkeys(entry.version for entry in known))
+        raise InvalidRequest(
+            f"{version!r} is {'several versions' if found else 'no version'} of {name}/{build}",
+            hint=f"there are {there}",
+            path=version,
+        )
+    return next(iter(found.values()))
+
+
+def _refuse_removed(store: Store, entry: Publication) -> None:
+    try:
+        store.get(f"{entry.path}{MANIFEST}")
+    except DocumentNotFound:
+        raise InvalidRequest(
+            f"the files of version {entry.version} are gone from {entry.path}",
+            hint="submit its source again",
+            path=entry.path,
+        ) from None
 
 
 def _point_at_latest(store: Store, name: str, build: str) -> None:
     written = None
-    while (last := versions(store, name, build)[-1]).number != written:
+    while (last := _last(store, name, build)).number != written:
         document = {"version": last.version, "number": last.number, "path": last.path}
         store.put(f"{build_prefix(name, build)}latest.json", canonical_json(document))
         written = last.number
 
 
-def _page(store: Store) -> dict[str, Any]:
-    """The entries of ``catalogue.json`` by their keys: some of those that there are."""
-    try:
-        document = json.loads(store.get(PAGE))
-    except DocumentNotFound:
-        return {}
-    return dict(document["entries"]) if document["schema"] == SCHEMA else {}
-
-
-def _complete(store: Store, known: dict[str, Any]) -> dict[str, Any]:
-    """All entries; what is known, being immutable, is not read again."""
-    return {
-        key: known[key] if key in known else json.loads(store.get(key))
-        for key in store.keys(_ENTRIES)
-    }
+def _last(store: Store, name: str, build: str) -> Publication:
+    *_, key = store.keys(f"{ENTRIES}{name}/{build}/")
+    return ADAPTER.validate_json(store.get(key))
 
 
 def _entry(
@@ -180,7 +212,7 @@ def _entry(
         number=number,
         version=version_of(bundle),
         job=job,
-        published=datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds"),
+        published=_time(clock),
         recipe=manifest["recipe"]["name"],
         family=manifest["family"],
         prediction_type=manifest["prediction_type"],
@@ -200,5 +232,5 @@ def _entry(
 _OF_COMPONENT = ("sha256", "bytes", "precision", "psnr_db", "toolchain")
 
 
-def _key(name: str, build: str, number: int) -> str:
-    return f"{_ENTRIES}{name}/{build}/{number:08d}.json"
+def _time(clock: Clock) -> str:
+    return datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")

@@ -17,8 +17,8 @@ from functools import partial
 from corepress.domain.artifact import Artifact, Digest
 from corepress.ports.inventory import Inventory, Kept
 from corepress.ports.store import DocumentNotFound, Store
-from corepress.runtime import catalogue
 from corepress.runtime.actions import manifest_key
+from corepress.runtime.catalogue_page import publications
 from corepress.runtime.together import Progress, call_each
 
 _ACTIONS, _LEASES = "actions/", "leases/"
@@ -116,7 +116,7 @@ def _named(store: Store, progress: Progress) -> set[str]:
     read = call_each(progress, "steps of jobs", steps, partial(_document, store))
     found = {step["action"] for step in map(json.loads, filter(None, read)) if "action" in step}
     # afterwards: a job is published before it is finished
-    for publication in catalogue.publications(store):
+    for publication in publications(store):
         found.update(publication.steps.values())
     return found
 

@@ -14,7 +14,8 @@ from functools import partial
 
 from corepress.ports.inventory import Inventory, Kept
 from corepress.ports.store import DocumentNotFound, Store
-from corepress.runtime import catalogue, job_index
+from corepress.runtime import job_index
+from corepress.runtime.catalogue_page import publications
 from corepress.runtime.jobs import document_key
 from corepress.runtime.together import Progress, call_each
 
@@ -89,7 +90,7 @@ def forget(
         gone = {each.name for each in drops}
         kept = [each for each in accepted if each.name not in gone]
         of_drops = {job for job in map(partial(_job_of, store), kept) if job}
-        named = of_drops | {entry.job for entry in catalogue.publications(store)}
+        named = of_drops | {entry.job for entry in publications(store)}
         ended = [
             job for job in jobs.values() if _is_over(job, jobs_before_s) and job.name not in named
         ]

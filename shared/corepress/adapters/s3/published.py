@@ -19,6 +19,7 @@ from corepress.domain.errors import StoreUnavailable
 from corepress.domain.publication import build_prefix, version_of
 from corepress.ports.clock import Clock
 from corepress.runtime import catalogue
+from corepress.runtime.catalogue_page import PageKeeper
 
 _CONNECTIONS = 8
 _COPIED_WHOLE_BYTES = 512 << 20
@@ -34,6 +35,9 @@ class S3Publisher:
     Args:
         store: holds the bundles' files.
         clock: tells when something was published.
+
+    Attributes:
+        page: of the catalogue; it is kept up with publications, but not with each of many.
     """
 
     def __init__(self, store: S3Store, clock: Clock) -> None:
@@ -41,6 +45,7 @@ class S3Publisher:
         self._clock = clock
         self._location = store.location
         self._client = open_client(store.location)
+        self.page = PageKeeper(store, clock)
 
     def publish(self, job: str, name: str, build: str, bundle: Artifact) -> None:
         """Publish a bundle; equal ones are one version, however often they are published."""
@@ -55,6 +60,8 @@ class S3Publisher:
             for each in placing:
                 each.result()
         catalogue.enter(self._store, self._clock, job, name, build, bundle, manifest)
+        self.page.published()
+        self.page.keep_up()
 
     def _place(self, blob: Blob, key: str) -> None:
         """Let the server copy a blob to a key, unless it is there."""
