@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix deploy-check clean
+.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix broker-matrix deploy-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ test: $(SETUP) lint types imports servers ## all checks and tests
 
 servers: ## install the servers that tests run against: apt on Debian
 	tests/servers/install.sh
+
+# SUITE: trixie has RabbitMQ 4.0, sid the newest
+broker-matrix: $(SETUP) servers ## tests against the RabbitMQ of a Debian suite: make broker-matrix SUITE=trixie
+	tests/servers/rabbitmq_of.sh $(or $(SUITE),trixie) build/rabbitmq-$(or $(SUITE),trixie)
+	COREPRESS_RABBITMQ_SERVER=build/rabbitmq-$(or $(SUITE),trixie)/rabbitmq-server $(BIN)/pytest \
+		tests/contract/test_rabbitmq_bus.py tests/contract/test_drop_folder.py tests/contract/test_intake.py \
+		tests/integration/test_worker_timeout.py
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

@@ -121,29 +121,37 @@ class LocalFleet:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a fleet until Ctrl-C."""
+    """Run a fleet until Ctrl-C, or SIGTERM."""
     folder = Path(arguments[0]).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print("starting RabbitMQ, an S3 server and two workers ...", flush=True)
-    with LocalFleet(folder) as fleet:
-        fleet.add_worker(*LIGHT)
-        fleet.add_worker("convert")
-        settings = folder / "environment"
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in fleet.environment.items()]
-        settings.write_text("\n".join(lines) + "\n")
-        print(
-            f"the fleet is at work; its logs are in {folder}. In another terminal:\n\n"
-            f"  . {settings}\n"
-            f"  corepress submit model.safetensors --recipe original --watch\n"
-            f"  corepress status\n\n"
-            "Ctrl-C stops everything.",
-            flush=True,
-        )
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("stopping ...", flush=True)
+    try:
+        with LocalFleet(folder) as fleet:
+            fleet.add_worker(*LIGHT)
+            fleet.add_worker("convert")
+            print(_what_next(fleet), flush=True)
+            try:
+                signal.pause()
+            finally:
+                print("stopping ...", flush=True)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+
+
+def _what_next(fleet: LocalFleet) -> str:
+    settings = fleet.folder / "environment"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in fleet.environment.items()]
+    settings.write_text("\n".join(lines) + "\n")
+    program = shlex.quote(str(Path(sys.executable).with_name("corepress")))
+    return (
+        f"the fleet is at work; its logs are in {fleet.folder}. In another terminal:\n\n"
+        f"  . {shlex.quote(str(settings))}\n"
+        f"  {program} submit model.safetensors --recipe original --watch\n"
+        f"  {program} status\n\n"
+        "Ctrl-C stops everything."
+    )
 
 
 if __name__ == "__main__":

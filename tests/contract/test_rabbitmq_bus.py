@@ -193,6 +193,21 @@ def test_a_message_keeps_its_priority(link: Link, bus: Bus) -> None:
     assert (body, properties.priority) == (b"1", 7)
 
 
+def test_high_priorities_go_first_where_the_broker_has_them(link: Link, bus: Bus) -> None:
+    with link.scratch() as channel:
+        version = channel.connection._impl.server_properties["version"]
+    for body, priority in ((b"1", 0), (b"2", 9)):
+        bus.publish("fetch", body, priority)
+    expected = [b"2", b"1"] if int(version.split(".")[0]) >= 4 else [b"1", b"2"]
+    assert [settled(bus), settled(bus)] == expected
+
+
+def settled(bus: Bus) -> bytes:
+    delivery = received(bus)
+    delivery.acknowledge()
+    return delivery.body
+
+
 @pytest.mark.parametrize("attempt", [None, "many", 0, -1])
 def test_a_foreign_clients_message_is_a_first_attempt(link: Link, bus: Bus, attempt: Any) -> None:
     headers = {"x-death": "nonsense"} if attempt is None else {ATTEMPT: attempt}

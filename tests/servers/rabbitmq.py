@@ -1,6 +1,7 @@
 """A private RabbitMQ node on loopback, with the configuration that ``deploy/rabbitmq`` ships.
 
 Also started by hand: ``python tests/servers/rabbitmq.py FOLDER`` prints its address and stays.
+``COREPRESS_RABBITMQ_SERVER`` names the program to start, where it is not Debian's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from secrets import token_hex
 
-_PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+_PROGRAM = os.environ.get("COREPRESS_RABBITMQ_SERVER", "/usr/lib/rabbitmq/bin/rabbitmq-server")
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "rabbitmq" / "rabbitmq.conf"
 _START_S = 60.0
 
@@ -70,6 +71,7 @@ class Rabbitmq:
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "ERL_EPMD_PORT": str(epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # or it stays, where its node just ended
             "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
             # so that the process started is the node itself, and not a script that started it
             "RABBITMQ_ALLOW_INPUT": "1",
@@ -82,7 +84,12 @@ class Rabbitmq:
         """Start the node on what its folder holds, and wait until it takes connections."""
         with (self._folder / "log" / "console").open("ab") as log:
             self._process = subprocess.Popen(
-                [_PROGRAM], env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [_PROGRAM],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for whoever started it
             )
         deadline_s = time.monotonic() + _START_S
         while not self._answers():

@@ -124,6 +124,7 @@ class Radosgw:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                process_group=0,  # Ctrl-C is for whoever started it
             )
         )
 
