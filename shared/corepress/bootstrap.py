@@ -21,6 +21,7 @@ from corepress.adapters.hub import HubPublisher
 from corepress.domain.errors import StoreBusy
 from corepress.domain.stage import Stage
 from corepress.ports.clock import SystemClock
+from corepress.ports.publisher import Publisher
 from corepress.ports.telemetry import Telemetry
 from corepress.runtime.stage_process import StageProcess, serve
 from corepress.runtime.worker import RetryPolicy, Worker
@@ -32,12 +33,17 @@ _STAGE_PROCESS = "from corepress.bootstrap import stage_process_main; stage_proc
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Store, bus and worker of one machine, and the stages that it runs."""
+    """Store, bus and worker of one machine, the stages that it runs, and what uploads bundles.
+
+    ``policy`` says how often anything is tried.
+    """
 
     store: FolderStore
     bus: MemoryBus
     worker: Worker
     stages: Mapping[str, Stage]
+    hub: Publisher
+    policy: RetryPolicy
 
 
 def _entry_points() -> dict[str, EntryPoint]:
@@ -95,9 +101,9 @@ def embedded_pipeline(
         )
         owner = f"{os.getpid()}-{token_hex(4)}"
         hub = HubPublisher(store, store.root / "tmp" / "hub")
-        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED, hub)
+        worker = Worker(store, bus, stages, runner, clock, telemetry, owner, _WATCHED)
         try:
-            yield Pipeline(store, bus, worker, stages)
+            yield Pipeline(store, bus, worker, stages, hub, _WATCHED)
         finally:
             runner.stop()
             clear_leftovers(state)

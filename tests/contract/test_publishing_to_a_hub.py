@@ -24,6 +24,7 @@ from corepress.domain.publication import version_of
 from corepress.domain.recipe import Recipe
 from corepress.ports.clock import SystemClock
 from corepress.runtime import catalogue, jobs
+from corepress.runtime.worker import RetryPolicy
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
@@ -230,6 +231,23 @@ def test_run_and_publish(hub: UploadHub, tmp_path: Path) -> None:
     assert "coreml-one_original_packages/TextEncoder.mlpackage/Manifest.json" in archived(
         files[ARCHIVE]
     )
+
+
+def test_a_hub_in_trouble_costs_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("corepress.bootstrap._WATCHED", RetryPolicy(transient_attempts=2))
+    recipe = tmp_path / "text.yaml"
+    recipe.write_text("name: text\ncomponents: [text_encoder]\n")
+    out = tmp_path / "out"
+    arguments = ["run", SOURCE, "--recipe", recipe, "--out", out, *READ, "--name", "tiny"]
+    arguments += ["--publish", f"hf://{REPOSITORY}", "--compile", "never", "--json"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 4, result.stderr
+    document = json.loads(result.stdout)
+    assert document["error"]["code"] == "hub-unavailable"
+    assert list(document["jobs"][0]["builds"]) == ["text"]
+    assert list(document["jobs"][0]["errors"]) == ["publish-text"]
+    assert (out / "tiny" / "text" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("target", ["owner/repo", "hf://owner", "hf://owner/repo/file.zip"])

@@ -378,6 +378,17 @@ def test_an_input_that_is_gone_is_no_bug(machine: Machine) -> None:
     assert "start the job again" in result.errors["normalize"]["hint"]
 
 
+def test_an_input_that_was_never_made_ends_the_job(machine: Machine) -> None:
+    job = machine.submit()
+    key = jobs.document_key(job, "opening")
+    opening = json.loads(machine.store.get(key))
+    opening[1]["inputs"]["more"] = ["fetch", "more"]
+    machine.store.put(key, json.dumps(opening).encode())
+    result = machine.finish(job)
+    assert "fetch made no 'more', which normalize needs" in result.errors["normalize"]["message"]
+    assert machine.script(job).runs("normalize") == 0
+
+
 def test_a_step_that_takes_its_workers_down_is_given_up(machine: Machine) -> None:
     job = machine.submit()
     worker = machine.worker(policy=replace(QUICK, most_deaths=2))

@@ -15,6 +15,7 @@ if ! [ -x "$folder/root/usr/lib/rabbitmq/bin/rabbitmq-server" ]; then
   rm -rf "$folder/root"
   debootstrap --variant=minbase --include=rabbitmq-server "$suite" "$folder/root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
 fi
+cp /etc/hosts "$folder/root/etc/hosts"
 cat >"$folder/rabbitmq-server" <<LAUNCHER
 #!/bin/sh
 # the broker sees the folder of its configuration, data and logs; the process that is started is the broker

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from corepress.domain.artifact import Artifact, Blob, canonical_json, sha256_digest
 from corepress.domain.composition import Lora
-from corepress.domain.errors import IncompatibleControlNet, UnsupportedRecipe
+from corepress.domain.errors import (
+    IncompatibleControlNet,
+    InternalError,
+    MissingConfig,
+    UnsupportedRecipe,
+)
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready
 from corepress.domain.recipe import Compression, Recipe
@@ -61,7 +66,10 @@ def outputs_of(*names: str, salt: str = "") -> Outputs:
     return Outputs({name: artifact(name) for name in names}, {"psnr_db": figures})
 
 
-NORMALIZED = outputs_of("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer")
+NORMALIZED = outputs_of(
+    *("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "scheduler")
+)
+MADE = ("package", "chunk1", "chunk2", "compiled", "bundle")
 
 
 def action_keys(nodes: dict[str, Node]) -> dict[str, str]:
@@ -71,7 +79,7 @@ def action_keys(nodes: dict[str, Node]) -> dict[str, str]:
     while len(keys) < len(nodes):
         for node in ready(nodes.values(), done, ()).runnable:
             keys[node.id] = key = action_key(node.task(done), 1, {})
-            done[node.id] = outputs_of("package", "compiled", "bundle", salt=key)
+            done[node.id] = outputs_of(*MADE, salt=key)
     return keys
 
 
@@ -449,3 +457,14 @@ def test_settled_steps_are_never_ready(nodes: list[Node], data: st.DataObject) -
 
 def ids(nodes: Iterable[Node]) -> set[str]:
     return {node.id for node in nodes}
+
+
+def test_what_a_step_did_not_make_is_missed() -> None:
+    node = Node("convert-unet", "convert", {}, inputs={"component": ("normalize", "unet")})
+    with pytest.raises(InternalError, match="normalize made no 'unet', which convert-unet needs"):
+        node.task({"normalize": outputs_of("vae")})
+    node = Node("convert-unet", "convert", {}, inputs={"scheduler": ("normalize", "scheduler")})
+    with pytest.raises(MissingConfig, match="noise schedule"):
+        node.task({"normalize": outputs_of("unet")})
+    lacking = Node("publish-a", "publish", {}, inputs={"tokenizer": ("normalize", "tokenizer")})
+    assert lacking.task({"normalize": outputs_of("vae")}).inputs == {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -32,11 +34,14 @@ from corepress.domain.errors import (
     from_document,
 )
 from corepress.domain.job import JobRequest
+from corepress.domain.plan import publish_step
+from corepress.ports.telemetry import NodeRef, Telemetry
 from corepress.runtime import jobs
 from corepress.runtime.actions import load_outputs
 from corepress.runtime.available_memory import refuse_small_memory
 from corepress.runtime.clone import can_clone, clone_or_copy
 from corepress.runtime.disk import existing, refuse_small_disk
+from corepress.runtime.failures import as_coded
 from corepress.runtime.output_folder import output_folder, refuse_unusable
 from corepress_fetch.source import pin, pinned, resolve
 
@@ -106,7 +111,9 @@ def run(
         for request, its_sources in zip(requests, resolved, strict=True):
             job = f"{time.strftime('%Y%m%dT%H%M%S')}-{token_hex(4)}"
             jobs.submit(pipeline.store, pipeline.bus, job, request, its_sources)
-            submitted.append(_finish(pipeline, display, job, request, out))
+            finished = _finish(pipeline, display, job, request, out)
+            finished["errors"] |= _upload(pipeline, telemetry, job, request)
+            submitted.append(finished)
     _conclude(submitted, first.compile, as_json)
 
 
@@ -167,6 +174,36 @@ def _finish(
         "shared_weights": _shared_weights(bundles),
         "errors": {node: dict(error) for node, error in outcome.errors.items()},
     }
+
+
+def _upload(
+    pipeline: Pipeline, telemetry: Telemetry, job: str, request: JobRequest
+) -> dict[str, dict[str, Any]]:
+    """Publish a job's bundles on hubs, where that was asked for; returns errors by step.
+
+    They are in their folder before that: a hub in trouble costs nothing that was done.
+    """
+    errors: dict[str, dict[str, Any]] = {}
+    outcome = jobs.result(pipeline.store, job)
+    for build, action in outcome.builds.items() if outcome and request.publish else ():
+        step = publish_step(build)
+        bundle = jobs.outputs_of(pipeline.store, action).artifacts["bundle"]
+        for attempt in count(1):
+            try:
+                pipeline.hub.publish(job, request.name, build, bundle)
+            except Exception as error:  # noqa: BLE001  (whatever it is, the bundles are told of)
+                coded = as_coded(error, traceback.format_exc())
+                ref = NodeRef(job, step, "publish", attempt)
+                delay_s = pipeline.policy.delay_s(attempt, coded)
+                if delay_s is None:
+                    telemetry.failed(ref, coded.document())
+                    errors[step] = coded.document()
+                    break
+                telemetry.retried(ref, coded.document(), delay_s)
+                time.sleep(delay_s)
+            else:
+                break
+    return errors
 
 
 def _lay_out(pipeline: Pipeline, action: str, folder: Path) -> dict[str, Any]:

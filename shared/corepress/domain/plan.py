@@ -15,7 +15,13 @@ from corepress.domain.artifact import canonical_json, sha256_digest
 from corepress.domain.attachments import refuse_misfit
 from corepress.domain.bundle import CHUNK_NUMBERS, attached_controlnet, chunk_of
 from corepress.domain.composition import CHECKPOINT
-from corepress.domain.errors import InvalidRequest, UnsupportedRecipe
+from corepress.domain.errors import (
+    CorepressError,
+    InternalError,
+    InvalidRequest,
+    MissingConfig,
+    UnsupportedRecipe,
+)
 from corepress.domain.job import CheckpointOptions, JobRequest
 from corepress.domain.recipe import (
     DENOISERS,
@@ -33,6 +39,9 @@ from corepress.domain.stage import Outputs, Task
 
 _NOT_FOR_FETCH = frozenset({"allow_non_finite", "clip_skip", "max_shard_size"})
 """Options that say how weights are written and used: whatever they are, the same is fetched."""
+_SCHEDULER = "scheduler"
+_OPTIONAL = frozenset({"tokenizer", "tokenizer_2"})
+"""Artifacts that not every source gives; whoever takes them does without."""
 _TEXT: frozenset[ComponentName] = frozenset({"text_encoder", "text_encoder_2"})
 
 
@@ -73,16 +82,34 @@ class Node:
 
         Args:
             done: the outputs of the nodes that it needs, by node id.
+
+        Raises:
+            MissingConfig: the source brings no scheduler, and one is needed.
+            InternalError: one of them did not make what this one needs.
         """
         parameters = dict(self.parameters)
         if self.facts:
             parameters["facts"] = {label: done[node].facts for label, node in self.facts.items()}
-        inputs = {
-            name: done[node].artifacts[artifact]
-            for name, (node, artifact) in self.inputs.items()
-            if artifact in done[node].artifacts
-        }
+        inputs = {}
+        for name, (node, artifact) in self.inputs.items():
+            found = done[node].artifacts.get(artifact)
+            if found is not None:
+                inputs[name] = found
+            elif artifact not in _OPTIONAL:
+                raise _missing(node, artifact, self.id)
         return Task(self.stage, parameters, inputs)
+
+
+def _missing(node: str, artifact: str, needed_by: str) -> CorepressError:
+    if artifact == _SCHEDULER:
+        return MissingConfig(
+            "the source brings no scheduler, by whose noise schedule a prediction of v becomes one "
+            "of epsilon",
+            hint="leave the recipe's prediction_type out, or give a folder with "
+            "scheduler/scheduler_config.json",
+            path=_SCHEDULER,
+        )
+    return InternalError(f"{node} made no {artifact!r}, which {needed_by} needs")
 
 
 def step_of(stage: str, role: str) -> str:
@@ -221,7 +248,7 @@ def _convert_node(
             parameters["guidance_scale"] = recipe.guidance_scale
         if gives_epsilon(recipe.prediction_type, own["prediction_type"]):
             parameters["epsilon_output"] = True
-            inputs["scheduler"] = (step_of("normalize", model.role), "scheduler")
+            inputs[_SCHEDULER] = (step_of("normalize", model.role), _SCHEDULER)
     if component in VAES and precision == "float16":
         stated = recipe.stated_precision(component)
         parameters["on_overflow"] = "float32" if stated == "auto" else "refuse"

@@ -18,7 +18,11 @@ from pydantic import TypeAdapter
 
 from corepress.domain.artifact import canonical_json
 from corepress.domain.composition import CHECKPOINT
-from corepress.domain.errors import CorepressError, InvalidRequest, StoreUnavailable
+from corepress.domain.errors import (
+    CorepressError,
+    InvalidRequest,
+    StoreUnavailable,
+)
 from corepress.domain.job import JobRequest
 from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
 from corepress.domain.stage import Outputs, Stage
@@ -275,7 +279,11 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority:
         if after is not None and after not in node.needs:
             continue
         outputs = {needed: outputs_of(store, done[needed]) for needed in node.needs}
-        work = Work(job, node.id, node.task(outputs), priority)
+        try:
+            work = Work(job, node.id, node.task(outputs), priority)
+        except CorepressError as error:
+            fail(store, bus, job, node.id, error)
+            continue
         bus.publish(node.stage, work.encode(), priority)
     if all(node.id in settled for node in nodes):
         finish(store, bus, job, _result(nodes, settled))
