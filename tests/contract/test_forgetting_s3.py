@@ -72,7 +72,7 @@ def test_ended_jobs_go_and_others_stay(fleet: Fleet) -> None:
         key for key in before if key.startswith(f"jobs/{job}/")
     }
     assert list(job_index.load(fleet.store)) == ["open", "published"]
-    with pytest.raises(InvalidRequest, match="no job failed"):
+    with pytest.raises(InvalidRequest, match="no job 'failed'"):
         oversight.status(fleet.store, job)
     assert fleet.finish("open").errors == {}
 

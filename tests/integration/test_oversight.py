@@ -72,7 +72,7 @@ def test_no_such_job(machine: Machine) -> None:
         lambda: oversight.cancel(machine.store, machine.bus, "none"),
         lambda: oversight.try_again(machine.store, machine.bus, "none"),
     ):
-        with pytest.raises(InvalidRequest, match="no job none"):
+        with pytest.raises(InvalidRequest, match="no job 'none'"):
             ask()
 
 

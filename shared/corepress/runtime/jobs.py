@@ -343,7 +343,7 @@ def nodes_of(store: Store, job: str) -> list[Node]:
     try:
         documents = json.loads(store.get(document_key(job, "opening")))
     except DocumentNotFound:
-        raise InvalidRequest(f"there is no job {job}") from None
+        raise _no_such_job(job) from None
     with suppress(DocumentNotFound):  # not normalized yet, or never will be
         documents += json.loads(store.get(document_key(job, "plan")))
     return [Node.from_document(document) for document in documents]
@@ -373,7 +373,13 @@ def request_of(store: Store, job: str) -> JobRequest:
     try:
         return _REQUEST.validate_json(store.get(document_key(job, "request")))
     except DocumentNotFound:
-        raise InvalidRequest(f"there is no job {job}") from None
+        raise _no_such_job(job) from None
+
+
+def _no_such_job(job: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"there is no job {job!r}", hint="`corepress status` lists the jobs", path="job"
+    )
 
 
 def outputs_of(store: Store, action: str) -> Outputs:
