@@ -40,16 +40,19 @@ def record(store: Store, event: Event) -> None:
 
 
 def history(store: Store, job: str) -> list[Event]:
-    """What happened to a job, oldest first, but for progress."""
+    """What happened to a job, oldest first, but for progress.
+
+    While others gather, a listing may miss both the events and their page: one is to be like the
+    one before.
+    """
     found: dict[str, Event] = {}
-    while True:
-        keys = list(store.keys(_folder(job)))
-        try:
-            for key in keys:
+    before = None
+    while (keys := list(store.keys(_folder(job)))) != before:
+        before = keys
+        for key in keys:
+            with suppress(DocumentNotFound):  # then the next listing has their page
                 found |= {event.id: event for event in _read(store, key)}
-        except DocumentNotFound:  # it was gathered: a page has it now
-            continue
-        return sorted(found.values(), key=lambda event: (event.at_s, event.id))
+    return sorted(found.values(), key=lambda event: (event.at_s, event.id))
 
 
 def gather(store: Store, job: str) -> None:
