@@ -31,7 +31,9 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 import pika
+import psutil
 from fleet_local import LocalFleet
+from pika.exceptions import AMQPConnectionError
 
 from corepress.adapters.embedded.bus import MemoryBroker, MemoryBus
 from corepress.adapters.rabbitmq.topology import WORK
@@ -92,7 +94,8 @@ class Observer:
         channel.basic_consume(queue, keep, auto_ack=True)
         with self._changed:
             self._changed.notify_all()
-        channel.start_consuming()
+        with contextlib.suppress(AMQPConnectionError):  # the broker is stopped in the end
+            channel.start_consuming()
 
 
 @contextmanager
@@ -155,18 +158,37 @@ def together(store: Store, observer: Observer, count: int) -> None:
     names = _names("together", count)
     bus = open_bus(read_settings())
     messages = prepared(store, names, ALL)
+    spent_s = processor_s()
     began_s = time.perf_counter()
     for message in messages:
         bus.publish("fetch", message)
     observer.wait_for(names)
+    spent_s = {name: after_s - spent_s[name] for name, after_s in processor_s().items()}
     ended_s = max(max(observer.seen_s[name].values()) for name in names)
     bus.close()
     hops = HOPS_OF_ALL * count
     per_s = hops / (ended_s - began_s)
     print(f"{hops} hops in {ended_s - began_s:.1f} s: {per_s:.1f} a second, {WORKERS} workers")
+    print("\n| | ms of a processor for a hop |\n|---|---|")
+    for name, each_s in [*sorted(spent_s.items()), ("all", sum(spent_s.values()))]:
+        print(f"| {name} | {each_s / hops * 1000:.1f} |")
     verdict("hops a second", per_s, _TARGET_PER_S, "", at_most=False)
     told = _told(store, names)
     print(f"events kept: {told} of {2 * hops}")
+
+
+def processor_s() -> dict[str, float]:
+    """The processor time that each kind of this fleet's processes has taken so far, in seconds."""
+    found: dict[str, float] = defaultdict(float)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = process.name()
+            if name.startswith("python"):
+                is_worker = "worker" in process.cmdline()
+                name = "workers" if is_worker else "stages' processes"
+            times = process.cpu_times()
+            found[name] += times.user + times.system
+    return found
 
 
 def verdict(what: str, found: float, limit: float, unit: str, at_most: bool) -> None:

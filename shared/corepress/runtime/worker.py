@@ -153,14 +153,9 @@ class Worker:
         try:
             self._refuse_cancelled(work.job)
             action = action_of(self._stages[delivery.stage], work.task)
-            outputs = self._perform(action, ref)
-            if outputs is None:
+            if not self._see_through(work, action, ref):
                 delivery.postpone(self._policy.lease_delay_s)
                 return
-            self._publish(work, outputs)
-            jobs.complete(
-                self._store, self._bus, work.job, work.node, action.key, work.priority, outputs
-            )
         except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, the worker lives)
             cause = self._cause(work.job, error)
             if self._stopping and isinstance(cause, InternalError):
@@ -170,20 +165,35 @@ class Worker:
             return
         delivery.acknowledge()
 
-    def _perform(self, action: Action, ref: NodeRef) -> Outputs | None:
-        """Have the action committed; None where somebody else is at it and we come back."""
+    def _see_through(self, work: Work, action: Action, ref: NodeRef) -> bool:
+        """Have the action committed and what follows published.
+
+        Returns:
+            False where somebody else is at it and we come back.
+        """
         lease = leases.claim(
             self._store, self._clock, action.key, self._owner, self._policy.lease_s
         )
         if lease is None:
-            return self._done_before(action, ref)
+            outputs = self._done_before(action, ref)
+            if outputs is None:
+                return False
+            self._go_on(work, action, outputs)
+            return True
         with leases.held(self._store, self._clock, lease):
             # whoever held the lease until now may just have committed
             outputs = self._done_before(action, ref)
             if outputs is None:
                 self._refuse_deadly(lease)
                 outputs = self._run(action, ref, lease)
-        return outputs
+            self._go_on(work, action, outputs)
+        return True
+
+    def _go_on(self, work: Work, action: Action, outputs: Outputs) -> None:
+        self._publish(work, outputs)
+        jobs.complete(
+            self._store, self._bus, work.job, work.node, action.key, work.priority, outputs
+        )
 
     def _done_before(self, action: Action, ref: NodeRef) -> Outputs | None:
         outputs = load_outputs(self._store, action.key)
