@@ -56,10 +56,12 @@ def load_outputs(store: Store, key: str) -> Outputs | None:
     return outputs if all(store.has(blob) for blob in blobs) else None
 
 
-def commit(store: Store, action: Action, outputs: Outputs) -> None:
+def commit(store: Store, action: Action, outputs: Outputs) -> Outputs:
     """Make the action's outcome known; the blobs must be in the store.
 
-    Where another did the same work meanwhile, its outcome stands: what follows is built on one.
+    Returns:
+        what stands: where another did the same work meanwhile, its outcome does, since what
+        follows is built on one.
     """
     document = {
         "stage": action.task.stage,
@@ -68,8 +70,11 @@ def commit(store: Store, action: Action, outputs: Outputs) -> None:
     }
     manifest = canonical_json(document)
     key = manifest_key(action.key)
-    if not store.create(key, manifest) and load_outputs(store, action.key) is None:
+    if not store.create(key, manifest):
+        if (standing := load_outputs(store, action.key)) is not None:
+            return standing
         store.put(key, manifest)
+    return outputs
 
 
 def manifest_key(key: str) -> str:

@@ -44,6 +44,10 @@ def claim(
     store: Store, clock: Clock, action: str, owner: str, lifetime_s: float | None = None
 ) -> Lease | None:
     """Take the lease of an action; None where somebody else holds a valid one."""
+    lifetime_s = LIFETIME_S if lifetime_s is None else lifetime_s
+    first = Lease(action, _key(action, 1), owner, lifetime_s, 0)
+    if store.create(first.key, first.document(clock)):
+        return first
     numbers = [_number(key) for key in store.keys(f"leases/{action}/")]
     latest = max(numbers, default=0)
     if latest:
@@ -53,7 +57,6 @@ def claim(
             holder = {"owner": "", "until_s": 0.0}
         if holder["owner"] != owner and holder["until_s"] > clock.now_s():
             return None
-    lifetime_s = LIFETIME_S if lifetime_s is None else lifetime_s
     lease = Lease(action, _key(action, latest + 1), owner, lifetime_s, len(numbers))
     return lease if store.create(lease.key, lease.document(clock)) else None
 
@@ -67,15 +70,23 @@ def forget_deaths(store: Store, lease: Lease) -> None:
 
 @contextmanager
 def held(store: Store, clock: Clock, lease: Lease) -> Iterator[None]:
-    """Renew the lease in the background while the block runs, then give it back."""
+    """Renew the lease in the background while the block runs, then give it back.
+
+    One that has run out meanwhile stays while another has taken it over, of whose lease it would
+    hide the number.
+    """
     stop = threading.Event()
+    valid_until_s = clock.now_s() + lease.lifetime_s
 
     def renew() -> None:
+        nonlocal valid_until_s
         while not stop.wait(lease.lifetime_s / 3):
+            beat_s = clock.now_s()
             try:
                 store.put(lease.key, lease.document(clock))
             except CorepressError:
                 continue  # the next beat tries again, and losing the lease is harmless
+            valid_until_s = beat_s + lease.lifetime_s
 
     heartbeat = threading.Thread(target=renew, name="lease-heartbeat", daemon=True)
     heartbeat.start()
@@ -85,7 +96,12 @@ def held(store: Store, clock: Clock, lease: Lease) -> Iterator[None]:
         stop.set()
         heartbeat.join()
         with suppress(CorepressError):  # it expires
-            store.delete(lease.key)
+            if clock.now_s() < valid_until_s or _is_latest(store, lease):
+                store.delete(lease.key)
+
+
+def _is_latest(store: Store, lease: Lease) -> bool:
+    return lease.key == max(store.keys(f"leases/{lease.action}/"), default=lease.key)
 
 
 def _key(action: str, number: int) -> str:
