@@ -12,7 +12,6 @@ from named_steps import STEPS
 from corepress.ports.bus import INTAKE
 
 _PATIENCE_S = 90.0
-_FULL_S = 20.0
 _KILLS, _CUTS, _BROKER_KILLS = 4, 2, 1
 
 
@@ -82,7 +81,7 @@ class Schedule:
         """Fill a disk until a step has failed of it."""
         before = self._failures()
         self._fleet.fill_disk()
-        if _until(lambda: self._failures() > before, _FULL_S):
+        if _until(lambda: self._failures() > before):
             self._fleet.did["disk full"] += 1
         self._fleet.free_disk()
 
