@@ -384,7 +384,6 @@ class ChaosFleet:
             "AWS_ENDPOINT_URL": self.store_line.endpoint,
             "COREPRESS_LEASE_S": str(LEASE_S),
             "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
-            "PYTHONPYCACHEPREFIX": str(self.folder / "compiled"),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # so many begin, and compile everything
         return environment

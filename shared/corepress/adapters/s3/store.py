@@ -73,6 +73,13 @@ class S3Store:
             raise DocumentNotFound(key)
         return answer.body
 
+    def age_s(self, key: str) -> float:
+        """How long ago the document at ``key`` was written, by the server's clock."""
+        head = self._head(self._key(key))
+        if head is None:
+            raise DocumentNotFound(key)
+        return age_s(head)
+
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one."""
         if self._quick.ask("PUT", self._key(key), data) is None:
