@@ -53,6 +53,7 @@ STEP_S = 600.0
 STAGES = (INTAKE, *mixed_stages.NAMES)
 _PREFIX = "fleet"
 _DISK_BYTES = 24 << 20
+_BLOCK_BYTES = 4096
 _TEND_EVERY_S = 0.1
 _QUIET_S = 2.0
 _STOP_S = 60.0
@@ -278,9 +279,11 @@ class ChaosFleet:
 
     def fill_disk(self) -> None:
         """Leave no byte on the small disk."""
-        with suppress(OSError), (self.folder / "disk" / "ballast").open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 12))
+        disk = self.folder / "disk"
+        assert disk.is_mount()
+        with suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
+            for _ in range(_DISK_BYTES // _BLOCK_BYTES):
+                file.write(bytes(_BLOCK_BYTES))
 
     def free_disk(self) -> None:
         """Give the disk its room back."""

@@ -1,8 +1,8 @@
 """``corepress worker``, which dies at a step of a delivery, and whose clock is set, as ordered.
 
-Orders are files in the folder ``$CHAOS_ORDERS``. One is named after a step: whichever worker comes to
-that step first takes it, and is gone the same moment, by SIGKILL. The file ``clock`` tells how many
-seconds the clock is ahead.
+Orders are files in the folder ``$CHAOS_ORDERS``. One is named after a step: whichever worker comes
+to that step first takes it, and is gone the same moment, by SIGKILL. The file ``clock`` tells how
+many seconds the clock is ahead.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 WRITES = {
     "write the request": r"jobs/[^/]+/request",
+    "enter the beginning": r"index/entries/.*\.running",
+    "write the first event": r"jobs/[^/]+/events/.*\.accepted",
     "open the job": r"jobs/[^/]+/opening",
     "claim": r"leases/[0-9a-f]{64}/",
     "commit": r"actions/",
@@ -14,7 +16,7 @@ WRITES = {
     "write the plan": r"jobs/[^/]+/plan",
     "record the step": r"jobs/[^/]+/steps/",
     "write the result": r"jobs/[^/]+/result",
-    "enter the index": r"index/entries/.*\.ended",
+    "enter the end": r"index/entries/.*\.ended",
     "write the last event": r"jobs/[^/]+/events/.*\.finished",
 }
 """Steps that write a document, with the beginning of its key."""

@@ -85,10 +85,11 @@ def submit(
         _write_plan(store, job, prepared.plan)
         for node, action in prepared.done.items():
             store.create(document_key(job, f"steps/{node}"), canonical_json({"action": action}))
-    if store.create(document_key(job, "opening"), opening):
+    if not is_open(store, job):  # once it is, nobody comes back to tell
+        job_index.write(store, job_index.opened(job, 0, request, time.time()))
         told = {"name": request.name, "source": request.source, "tags": list(request.tags)}
         tell(store, bus, Event(JOB_ACCEPTED, job, time.time(), told, f"{job}.accepted"))
-    job_index.write(store, job_index.opened(job, 0, request, time.time()))
+        store.create(document_key(job, "opening"), opening)
     publish_ready(store, bus, job, None, request.priority)
 
 
@@ -140,13 +141,18 @@ def is_open(store: Store, job: str) -> bool:
 
 
 def publish_opening(store: Store, bus: Bus, job: str) -> None:
-    """Send a job's first messages, unless its work has begun: whoever opened it may have died.
+    """Send those of a job's first messages of which nothing came yet.
+
+    Whoever opened it may have died between any two of them.
 
     Raises:
         InvalidRequest: there is no such job.
     """
-    if result(store, job) is None and not steps(store, job):
-        publish_ready(store, bus, job, None, request_of(store, job).priority)
+    if result(store, job) is None:
+        settled = _settled(store, job)
+        opening = [node for node in _nodes_in(store, job, "opening") if not node.needs]
+        unsettled = [node for node in opening if node.id not in settled]
+        _publish(bus, job, unsettled, {}, request_of(store, job).priority)
 
 
 def done_before(
