@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -30,10 +30,25 @@ FAULTS: tuple[Fault, ...] = (
 """What can become of a request: refused with 503; done, and answered with 500; not done, or done,
 without an answer; done, and answered too late; answered with half of the body."""
 
-_STALL_S = 2.0
+_STALL_S = 1.0
 _PIECE_BYTES = 1 << 16
 _NO_BODY = (204, 304)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Drawn:
+    """Draws which requests fail, and how.
+
+    Attributes:
+        rate: how many do, from 0 to 1; may be changed at any time.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rate = 0.0
+        self._drawn = random.Random(seed)
+
+    def __call__(self, _request: str) -> Fault | None:
+        return self._drawn.choice(FAULTS) if self._drawn.random() < self.rate else None
 
 
 class _Line:
@@ -122,23 +137,21 @@ class BadStoreLine(_Line):
 
     Args:
         upstream: the server's ``http://host:port``.
-        seed: of what fails.
+        fault_of: tells by the first line of a request what becomes of it.
 
     Attributes:
-        rate: how many of the requests fail, from 0 to 1; may be changed at any time.
         injected: how often each `Fault` was.
         requests: how many there were.
     """
 
-    def __init__(self, upstream: str, seed: int) -> None:
+    def __init__(self, upstream: str, fault_of: Callable[[str], Fault | None]) -> None:
         parts = urlsplit(upstream)
         assert parts.hostname is not None
         assert parts.port is not None
         super().__init__((parts.hostname, parts.port))
-        self.rate = 0.0
         self.injected: Counter[str] = Counter()
         self.requests = 0
-        self._drawn = random.Random(seed)
+        self._fault_of = fault_of
 
     @property
     def endpoint(self) -> str:
@@ -157,7 +170,7 @@ class BadStoreLine(_Line):
                 to_client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await request.read_body(from_client, has_body=True)
             self.requests += 1
-            fault = self._draw()
+            fault = self._fault_of(request.start)
             if fault in ("refused", "cut before"):
                 self.injected[fault] += 1
                 if fault == "cut before":
@@ -186,11 +199,6 @@ class BadStoreLine(_Line):
                 return
             to_client.write(answer.head + answer.body)
             await to_client.drain()
-
-    def _draw(self) -> Fault | None:
-        if self._drawn.random() >= self.rate:
-            return None
-        return self._drawn.choice(FAULTS)
 
 
 @dataclass

@@ -77,7 +77,7 @@ def wage(
 ) -> Outcome:
     """Submit jobs to a fleet, and let everything happen to it until they have ended.
 
-    Each misfortune happens at least once: where jobs run out before, there are more.
+    Each misfortune happens at least once, and there is one more job for each.
 
     Args:
         folder: for all of it; it must be new.
@@ -106,21 +106,20 @@ def wage(
         numbers = itertools.count()
         for number in itertools.islice(numbers, weightless):
             fleet.submit(number)
-        fleet.store_line.rate = rate
+        fleet.store_faults.rate = rate
 
         def left() -> int:
             ended = sum(entry.state != "running" for entry in job_index.load(store).values())
             return len(fleet.jobs) + len(poison.SCRIPTS) * poisoned - ended
 
-        def feed() -> bool:
-            for number in itertools.islice(numbers, _FEW if left() < _FEW else 0):
-                fleet.submit(number)
-            return False
+        def another() -> bool:
+            fleet.submit(next(numbers))  # some steps are only those of a job that begins
+            return True
 
-        schedule.round(feed, pause_s)
+        schedule.round(another, pause_s)
         say(f"every misfortune has happened; {left()} jobs are left")
         while left() > _FEW:
-            schedule.round(lambda: left() < _FEW, pause_s)
+            schedule.round(lambda: left() > _FEW and another(), pause_s)
             say(f"{left()} jobs are left")
         fleet.calm()
         deadline_s = time.monotonic() + patience_s

@@ -20,14 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-TESTS = Path(__file__).parents[1]
-sys.path += [str(TESTS), str(TESTS / "integration")]
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
 import mixed_stages
 import pika
 import poison
 import psutil
-from bad_lines import BadBrokerLine, BadStoreLine
+from bad_lines import BadBrokerLine, BadStoreLine, Drawn
 from disturber import Disturber
 from fleet_local import BUCKET, LocalFleet
 from nursery import Child, Nursery
@@ -47,6 +47,7 @@ from corepress.adapters.s3.store import S3Store
 from corepress.ports.bus import GIVEN_UP, INTAKE
 from corepress_intake.request import decode_request
 
+TESTS = Path(__file__).parents[1]
 LEASE_S = 3.0
 STEP_S = 600.0
 """How far a clock is set wrong: less than what an S3 server refuses."""
@@ -86,6 +87,7 @@ class ChaosFleet:
 
     Attributes:
         did: what was done to the fleet, and how often.
+        store_faults: what the line to the store does.
         jobs: the names of the jobs that must be done.
         poison: what must be a dead letter, and nothing else.
     """
@@ -95,6 +97,7 @@ class ChaosFleet:
         self.did: Counter[str] = Counter()
         self.jobs: dict[str, str] = {}
         self.poison: list[Poison] = []
+        self.store_faults = Drawn(seed)
         self._drawn = random.Random(seed)
         self._seed = seed
         self._stack = ExitStack()
@@ -110,7 +113,7 @@ class ChaosFleet:
             self._fleet = self._stack.enter_context(LocalFleet(self.folder / "local", self.folder))
             self._store_endpoint = self._fleet.environment["AWS_ENDPOINT_URL"]
             self.store_line = self._stack.enter_context(
-                BadStoreLine(self._store_endpoint, self._seed)
+                BadStoreLine(self._store_endpoint, self.store_faults)
             )
             address = urlsplit(self.broker_url)
             assert address.hostname is not None
@@ -302,7 +305,7 @@ class ChaosFleet:
 
     def calm(self) -> None:
         """Let nothing more happen."""
-        self.store_line.rate = 0.0
+        self.store_faults.rate = 0.0
         self.disturber.stop()
 
     # what becomes of it

@@ -27,8 +27,10 @@ class Schedule:
         self._fleet = fleet
         self._drawn = random.Random(seed)
         light = (INTAKE, "fetch", "normalize", "publish")
-        self._mortal = [fleet.add_host("mortal-1", *light), fleet.add_host("mortal-2", *light)]
-        self._heavy = fleet.add_host("heavy", "convert")
+        self._mortal = [
+            fleet.add_host("mortal-1", *light),
+            fleet.add_host("mortal-2", *light, "convert"),
+        ]
         self._astray = fleet.add_host("astray", "fetch", "normalize", "convert")
         self._cramped = fleet.add_host(
             "cramped", "fetch", "convert", state=fleet.folder / "disk" / "state"
@@ -36,11 +38,12 @@ class Schedule:
         fleet.set_clock(self._astray, 0.0)
         fleet.start_hosts()
 
-    def round(self, is_over: Callable[[], bool], pause_s: float) -> None:
-        """Let everything happen, unless it is over.
+    def round(self, work: Callable[[], bool], pause_s: float) -> None:
+        """Let everything happen, as long as there is work that suffers.
 
         Args:
-            is_over: whether there is nothing left that could suffer.
+            work: is called before each misfortune; gives work to the fleet, or says that there is
+                none any more.
             pause_s: between two misfortunes.
         """
         deeds: list[Callable[[], None]] = [
@@ -54,7 +57,7 @@ class Schedule:
         ]
         self._drawn.shuffle(deeds)
         for deed in deeds:
-            if is_over():
+            if not work():
                 return
             deed()
             time.sleep(pause_s)

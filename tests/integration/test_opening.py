@@ -36,7 +36,7 @@ def process(root: Path) -> Iterator[StageProcess]:
 def test_all_first_messages_go_out_and_the_job_is_told_of(
     root: Path, process: StageProcess, moment: str
 ) -> None:
-    """Also where the work that the first message asks for is done before the job is opened again."""
+    """Also where the work that the first message asks for is done before that."""
     number = 0
     while True:
         number += 1
@@ -49,7 +49,7 @@ def test_all_first_messages_go_out_and_the_job_is_told_of(
         ) -> tuple[JobRequest, Mapping[str, Mapping[str, Any]]]:
             script = {"journal": str(root / f"{job}.journal")}
             source = {"uri": "file:///script", "fingerprint": {}, "script": script}
-            return request, {role: source for role in request.checkpoints}
+            return request, dict.fromkeys(request.checkpoints, source)
 
         fuse = Fuse(number, moment)
         store: Any = GatedStore(machine.store, fuse)
