@@ -17,15 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
-sys.path.append(str(TESTS / "integration"))
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
 import yaml
 from cli_support import COMMAND, files_below, tiny_arguments
-from fleet_support import BUCKET, LIGHT, LocalFleet, client_of, published
+from fleet_support import LIGHT, LocalFleet, client_of, drop, published
 from normalize_support import ARCHITECTURES, TINY, checkpoint
-
-from corepress.adapters.s3.client import S3Location, open_client
 
 WAYS = ("message", "drop", "file")
 _CONTROLNET = "controlnet"
@@ -111,11 +108,6 @@ def submit(fleet: LocalFleet, folder: Path, fixtures: Sequence[str]) -> None:
     path = folder / "fleet.yaml"
     path.write_text(yaml.safe_dump({"models": lines}))
     corepress("fleet", str(path))
-
-
-def drop(name: str, body: bytes) -> None:
-    """Upload a file to the drop folder."""
-    open_client(S3Location(BUCKET)).put_object(Bucket=BUCKET, Key=f"fleet/drop/{name}", Body=body)
 
 
 def reference(fixture: str, folder: Path) -> dict[str, bytes]:
