@@ -52,8 +52,9 @@ def load_outputs(store: Store, key: str) -> Outputs | None:
     except (DocumentNotFound, ValueError):
         return None
     outputs = Outputs.from_document(document["outputs"])
-    blobs = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
-    return outputs if all(store.has(blob) for blob in blobs) else None
+    files = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
+    blobs = {(blob.digest, blob.size_bytes): blob for blob in files}
+    return outputs if all(store.has(blob) for blob in blobs.values()) else None
 
 
 def commit(store: Store, action: Action, outputs: Outputs) -> Outputs:

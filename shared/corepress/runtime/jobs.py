@@ -247,10 +247,10 @@ def _go_on(
     """Publish what a node, recorded as done for the first time just now, was all that it needed.
 
     What needs something that needs this node is known to wait. Only for the rest is looked what
-    else is settled, and that by names alone.
+    else is settled, and only what is needed is read.
 
     Returns:
-        whether that may not be all: something else may have all that it needs, or the job be over.
+        whether that may not be all: something can never run, or the job is over.
     """
     following = [node for node in nodes if node_id in node.needs]
     _publish(bus, job, [n for n in following if len(n.needs) == 1], {node_id: outputs}, priority)
@@ -260,7 +260,14 @@ def _go_on(
         return False
     settled = _settled(store, job)
     waiting = [node for node in open_ if node.id not in settled]
-    return not waiting or any(node.needs <= settled for node in waiting)
+    whole = [node for node in waiting if node.needs <= settled]
+    needed = {each for node in whole for each in node.needs} - {node_id}
+    actions = {each: _step(store, job, each).get("action") for each in needed}
+    if not waiting or None in actions.values():  # it may be the end, or something failed
+        return True
+    made = {each: outputs_of(store, action) for each, action in actions.items() if action}
+    _publish(bus, job, whole, {node_id: outputs, **made}, priority)
+    return False
 
 
 def _publish(
