@@ -53,11 +53,12 @@ format: $(SETUP) ## let ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
+bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and more than an hour
 	$(BIN)/python tests/bench/bench_normalize.py
 	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
 	$(BIN)/python tests/bench/bench_fleet_file.py
+	$(BIN)/python tests/bench/bench_chaos.py
 
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
 	$(BIN)/python tests/matrix/matrix.py

@@ -1,9 +1,9 @@
 """Thousands of jobs on a fleet to which everything happens, and what became of them.
 
-Usage: ``python tests/bench/bench_chaos.py [--jobs 5000] [--real 100] [--poison 10] [--seed 1]``. Needs
-the servers of the tests, and to be root for a disk of its own that can be full. tests/chaos holds
-what is done to the fleet; continuous integration does it to a few jobs. Exits with an error where a
-job is lost, published twice or in limbo, or where dead letters are not just the poison.
+Usage: ``python tests/bench/bench_chaos.py [--jobs 5000] [--real 100] [--poison 10] [--seed 1]``.
+Needs the servers of the tests, and to be root for a disk of its own that can be full. tests/chaos
+holds what is done to the fleet; continuous integration does it to a few jobs. Exits with an error
+where a job is lost, published twice or in limbo, or where dead letters are not just the poison.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def main() -> None:
             poisoned=given.poison,
             rate=_RATE,
             pause_s=_PAUSE_S,
+            is_long=True,
             patience_s=_PATIENCE_S,
             say=say,
         )

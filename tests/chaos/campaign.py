@@ -36,7 +36,7 @@ MISFORTUNES = (
 )
 """All that happens."""
 _LOOK_EVERY_S = 1.0
-_FEW = 30
+_FEW = 20
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,13 @@ def wage(
     poisoned: int,
     rate: float,
     pause_s: float,
+    is_long: bool,
     patience_s: float,
     say: Say,
 ) -> Outcome:
-    """Submit jobs to a fleet, and let everything happen to it until they have ended.
+    """Submit jobs to a fleet, and let everything happen to it.
 
-    Each misfortune happens at least once, and there is one more job for each.
+    Each misfortune happens at least once: where jobs run out before, there are more.
 
     Args:
         folder: for all of it; it must be new.
@@ -87,12 +88,12 @@ def wage(
         poisoned: how many jobs of each kind of poison.
         rate: how many requests to the store fail.
         pause_s: between two misfortunes.
+        is_long: whether they go on happening until hardly any jobs are left.
         patience_s: how long the end may take to come, once nothing more happens.
         say: is told how far it is.
     """
     with ChaosFleet(folder, seed) as fleet:
         started_s = time.monotonic()
-        schedule = Schedule(fleet, seed)
         store = fleet.open_store()
         models = folder / "sources" / "real"
         models.mkdir()
@@ -104,22 +105,27 @@ def wage(
             path = tiny_models.write_tiny(models, number)
             fleet.ask(path, f"tiny-{number}", tiny_models.COMPONENTS, **tiny_models.OPTIONS)
         numbers = itertools.count()
-        for number in itertools.islice(numbers, weightless):
-            fleet.submit(number)
+
+        def begin(count: int = 1) -> None:
+            for number in itertools.islice(numbers, count):
+                fleet.submit(number)
+
+        begin(weightless)
+        schedule = Schedule(fleet, seed, begin)
         fleet.store_faults.rate = rate
 
         def left() -> int:
             ended = sum(entry.state != "running" for entry in job_index.load(store).values())
             return len(fleet.jobs) + len(poison.SCRIPTS) * poisoned - ended
 
-        def another() -> bool:
-            fleet.submit(next(numbers))  # some steps are only those of a job that begins
+        def keep_busy() -> bool:
+            begin(_FEW if left() < _FEW else 0)
             return True
 
-        schedule.round(another, pause_s)
+        schedule.round(keep_busy, pause_s)
         say(f"every misfortune has happened; {left()} jobs are left")
-        while left() > _FEW:
-            schedule.round(lambda: left() > _FEW and another(), pause_s)
+        while is_long and left() > _FEW:
+            schedule.round(lambda: left() > _FEW, pause_s)
             say(f"{left()} jobs are left")
         fleet.calm()
         deadline_s = time.monotonic() + patience_s

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from chaos_fleet import STEP_S, ChaosFleet, Host
-from named_steps import STEPS
+from named_steps import OPENING, STEPS
 
 from corepress.ports.bus import INTAKE
 
@@ -21,11 +21,13 @@ class Schedule:
     Args:
         fleet: which has no hosts yet.
         seed: of the order.
+        begin: begins another job.
     """
 
-    def __init__(self, fleet: ChaosFleet, seed: int) -> None:
+    def __init__(self, fleet: ChaosFleet, seed: int, begin: Callable[[], None]) -> None:
         self._fleet = fleet
         self._drawn = random.Random(seed)
+        self._begin = begin
         light = (INTAKE, "fetch", "normalize", "publish")
         self._mortal = [
             fleet.add_host("mortal-1", *light),
@@ -42,8 +44,7 @@ class Schedule:
         """Let everything happen, as long as there is work that suffers.
 
         Args:
-            work: is called before each misfortune; gives work to the fleet, or says that there is
-                none any more.
+            work: is called before each misfortune; whether there is any.
             pause_s: between two misfortunes.
         """
         deeds: list[Callable[[], None]] = [
@@ -65,6 +66,8 @@ class Schedule:
     def _kill_before(self, hosts: list[Host], step: str) -> None:
         """Kill a worker right before a step of a delivery."""
         orders = [self._fleet.order(host, step) for host in hosts]
+        if step in OPENING:
+            self._begin()
         if _until(lambda: not all(order.exists() for order in orders)):
             self._fleet.did[f"worker killed before: {step}"] += 1
         for order in orders:

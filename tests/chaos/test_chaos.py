@@ -18,7 +18,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         poisoned=1,
         rate=0.01,
         pause_s=0.2,
-        patience_s=120.0,
+        is_long=False,
+        patience_s=300.0,
         say=print,
     )
 

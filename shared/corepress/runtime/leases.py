@@ -3,9 +3,9 @@
 A lease is a numbered object made by a conditional put and renewed by a heartbeat. Losing one costs
 nothing but work done twice: correctness rests on write-once blobs and keys, not on leases.
 
-A lease has run out when either the time that its holder wrote down has come, or it was not renewed for
-so long by the store's clock: a holder whose own clock was ahead would otherwise keep others away for
-as long as that, once it is dead.
+A lease has run out when either the time that its holder wrote down has come, or it was not renewed
+for so long by the store's clock: a holder whose own clock was ahead would otherwise keep others away
+for as long as that, once it is dead.
 
 Whoever gives an action up, well or not, deletes its lease; what is left behind tells how many died
 while they worked on it.
@@ -67,13 +67,10 @@ def _is_others(store: Store, clock: Clock, key: str, owner: str) -> bool:
     """Whether a lease is valid, and somebody else's."""
     try:
         holder = json.loads(store.get(key))
-        return (
-            holder["owner"] != owner
-            and holder["until_s"] > clock.now_s()
-            and store.age_s(key) <= holder["lifetime_s"]
-        )
+        is_due = holder["until_s"] <= clock.now_s() or store.age_s(key) > holder["lifetime_s"]
     except DocumentNotFound:  # it was given back
         return False
+    return holder["owner"] != owner and not is_due
 
 
 def forget_deaths(store: Store, lease: Lease) -> None:
