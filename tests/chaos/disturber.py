@@ -16,7 +16,8 @@ from corepress.adapters.rabbitmq.topology import WORK, queue_of
 
 _MOST_HELD = 8
 _PAUSE_S = 0.25
-_TWICE = 0.3
+_TWICE = 0.15
+_MARK = "chaos-doubled"
 
 
 class Disturber:
@@ -57,6 +58,14 @@ class Disturber:
                     self._disturb(channel, self._drawn.choice(self._stages))
                 connection.close()
 
+    def _is_doubled(self, properties: Any) -> bool:
+        """Draw whether to double a message, and mark it and its copy: no message breeds for ever."""
+        headers = properties.headers or {}
+        if _MARK in headers or self._drawn.random() > _TWICE:
+            return False
+        properties.headers = {**headers, _MARK: True}
+        return True
+
     def _disturb(self, channel: Any, stage: str) -> None:
         taken = []
         while len(taken) < _MOST_HELD:
@@ -64,7 +73,7 @@ class Disturber:
             if method is None:
                 break
             taken.append((method.delivery_tag, properties, body))
-        twice = [each for each in taken if self._drawn.random() < _TWICE]
+        twice = [each for each in taken if self._is_doubled(each[1])]
         sent = taken + twice
         self._drawn.shuffle(sent)
         for _, properties, body in sent:

@@ -4,8 +4,8 @@ A lease is a numbered object made by a conditional put and renewed by a heartbea
 nothing but work done twice: correctness rests on write-once blobs and keys, not on leases.
 
 A lease has run out when either the time that its holder wrote down has come, or it was not renewed
-for so long by the store's clock: a holder whose own clock was ahead would otherwise keep others away
-for as long as that, once it is dead.
+for so long by the store's clock: a holder whose own clock was ahead would otherwise keep others
+away for as long as that, once it is dead.
 
 Whoever gives an action up, well or not, deletes its lease; what is left behind tells how many died
 while they worked on it.
