@@ -59,7 +59,7 @@ class Disturber:
                 connection.close()
 
     def _is_doubled(self, properties: Any) -> bool:
-        """Draw whether to double a message, and mark it and its copy: no message breeds for ever."""
+        """Draw whether to double a message, and mark both: none breeds for ever."""
         headers = properties.headers or {}
         if _MARK in headers or self._drawn.random() > _TWICE:
             return False

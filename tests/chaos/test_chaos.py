@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from campaign import MISFORTUNES, Outcome, wage
 
+pytestmark = pytest.mark.timeout(1200)
 WEIGHTLESS, REAL = 150, 2
 
 
