@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ sys.path.append(str(Path(__file__).parents[1] / "integration"))
 import yaml
 from cli_support import COMMAND, files_below, tiny_arguments
 from fleet_support import LIGHT, LocalFleet, client_of, drop, published
-from normalize_support import ARCHITECTURES, TINY, checkpoint
+from normalize_support import ARCHITECTURES, TINY, checkpoint, normalize_tiny
 
 WAYS = ("message", "drop", "file")
 _CONTROLNET = "controlnet"
+_SCRATCH = tempfile.TemporaryDirectory(prefix="corepress-check-")
 
 
 def main(fixtures: Sequence[str]) -> None:
@@ -55,6 +57,14 @@ def options_of(fixture: str) -> dict[str, Any]:
     }
 
 
+@cache
+def controlnet() -> Path:
+    """The ControlNet's folder: what is attached has no options that would tell its tiny sizes."""
+    folder = Path(_SCRATCH.name) / _CONTROLNET
+    normalize_tiny(_CONTROLNET, folder)
+    return folder
+
+
 def base_of(fixture: str) -> str:
     """The fixture itself; of a ControlNet, the model that it goes with."""
     return "sd15" if fixture == _CONTROLNET else fixture
@@ -75,7 +85,7 @@ def request_of(fixture: str, way: str) -> dict[str, Any]:
         **options_of(fixture),
     }
     if fixture == _CONTROLNET:
-        document["controlnets"] = [str(checkpoint(fixture))]
+        document["controlnets"] = [str(controlnet())]
     return document
 
 
@@ -86,7 +96,7 @@ def submit(fleet: LocalFleet, folder: Path, fixtures: Sequence[str]) -> None:
             client.send(json.dumps(request_of(fixture, "message")).encode())
     for fixture in fixtures:
         request = request_of(fixture, "drop")
-        if fixture == _CONTROLNET:  # two files, of which only one could be dropped
+        if fixture == _CONTROLNET:  # two sources, of which only one could be dropped
             drop(f"{fixture}.job.json", json.dumps(request).encode())
             continue
         options = {key.replace("_", "-"): value for key, value in request.items()}
@@ -103,7 +113,7 @@ def submit(fleet: LocalFleet, folder: Path, fixtures: Sequence[str]) -> None:
             "config": {name: str(path) for name, path in configurations(fixture).items()},
         }
         if fixture == _CONTROLNET:
-            line["controlnet"] = [str(checkpoint(fixture))]
+            line["controlnet"] = [str(controlnet())]
         lines.append(line)
     path = folder / "fleet.yaml"
     path.write_text(yaml.safe_dump({"models": lines}))
@@ -114,7 +124,7 @@ def reference(fixture: str, folder: Path) -> dict[str, bytes]:
     """The files of what `corepress run` makes of a fixture on this machine."""
     arguments = tiny_arguments(base_of(fixture))
     if fixture == _CONTROLNET:
-        arguments += ["--controlnet", str(checkpoint(fixture))]
+        arguments += ["--controlnet", str(controlnet())]
     out = folder / "run"
     where = ("--out", str(out), "--state", str(folder / "state"), "--name", fixture)
     corepress("run", *arguments, "--recipe", "original", "--compile", "never", *where)

@@ -17,7 +17,8 @@ from corepress.adapters.rabbitmq.topology import WORK, queue_of
 _MOST_HELD = 8
 _PAUSE_S = 0.25
 _TWICE = 0.15
-_MARK = "chaos-doubled"
+_SEEN = "chaos-seen"
+"""The header of a message that was looked at: else a queue that is slow would fill with doubles."""
 
 
 class Disturber:
@@ -59,12 +60,10 @@ class Disturber:
                 connection.close()
 
     def _is_doubled(self, properties: Any) -> bool:
-        """Draw whether to double a message, and mark both: none breeds for ever."""
+        """Draw whether to double a message, when it is seen for the first time."""
         headers = properties.headers or {}
-        if _MARK in headers or self._drawn.random() > _TWICE:
-            return False
-        properties.headers = {**headers, _MARK: True}
-        return True
+        properties.headers = {**headers, _SEEN: True}
+        return _SEEN not in headers and self._drawn.random() < _TWICE
 
     def _disturb(self, channel: Any, stage: str) -> None:
         taken = []

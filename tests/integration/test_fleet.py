@@ -83,7 +83,7 @@ def figures(bundle: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def test_what_is_submitted_in_any_way_is_published_as_run_would(
-    client: Client, tmp_path: Path
+    fleet: LocalFleet, tmp_path: Path
 ) -> None:
     components = ["text_encoder", "vae_encoder"]
     recipe = write_recipe(tmp_path, "two", components=components)
@@ -111,8 +111,6 @@ def test_what_is_submitted_in_any_way_is_published_as_run_would(
     assert "job.finished" in kinds
 
     inline = {"name": "two", "components": components}
-    send(client, request("tiny-message", recipes=[inline]))
-    drop("tiny.job.json", json.dumps(request("tiny-drop", recipes=[inline])).encode())
     options = dict(zip(("original-config", "config"), READ[1::2], strict=True))
     component, _, path = options["config"].partition("=")
     model = {"source": str(SOURCE), "name": "tiny-file", "recipes": ["two"]}
@@ -121,10 +119,14 @@ def test_what_is_submitted_in_any_way_is_published_as_run_would(
     fleet_file.write_text(
         yaml.safe_dump({"recipes": {"two": {"components": components}}, "models": [model]})
     )
-    corepress("fleet", fleet_file)
-    for name in ("tiny-message", "tiny-drop", "tiny-file"):
-        job_id = job_called(client, name)
-        assert finished(client, job_id)["state"] == "done"
+    with client_of(fleet) as client:
+        send(client, request("tiny-message", recipes=[inline]))
+        drop("tiny.job.json", json.dumps(request("tiny-drop", recipes=[inline])).encode())
+        corepress("fleet", fleet_file)
+        jobs = [job_called(client, f"tiny-{way}") for way in ("message", "drop", "file")]
+        for job_id in jobs:
+            assert finished(client, job_id)["state"] == "done"
+    for job_id in jobs:
         versions = corepress("status", job_id, "--json").document["builds"]
         bundle = published(versions["two"])
         assert bundle.keys() == expected.keys()
