@@ -343,13 +343,21 @@ class ChaosFleet:
             self.start_hosts()
 
     def processes_left(self) -> list[str]:
-        """What the workers started and is still there."""
-        ours = f"COREPRESS_STATE={self.folder}".encode()
+        """The workers, and what they started, that are still there when a moment has passed."""
+        deadline_s = time.monotonic() + _STOP_S
+        while (left := self._family()) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        return left
+
+    def _family(self) -> list[str]:
+        # a worker is a fork, whose environment /proc does not tell; what it started is none
+        ours = f"CHAOS_ORDERS={self.folder}".encode()
+        forks = set(psutil.Process(self._nursery.pid).children())
         found = []
         for process in psutil.process_iter():
             with suppress(OSError, psutil.Error):
-                environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-                if any(each.startswith(ours) for each in environment):
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+                if process in forks or ours in environment:
                     found.append(" ".join(process.cmdline()))
         return found
 

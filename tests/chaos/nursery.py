@@ -57,6 +57,9 @@ class Nursery:
     Args:
         environment: of the process that they are forked from.
         log: where that says what goes wrong.
+
+    Attributes:
+        pid: the number of that process.
     """
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
@@ -73,6 +76,7 @@ class Nursery:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for us, who stop it
             )
+        self.pid = self._process.pid
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
 
