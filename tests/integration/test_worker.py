@@ -26,6 +26,7 @@ from corepress.messages.work import Work
 from corepress.ports.bus import DeadLetter
 from corepress.runtime import jobs, leases, oversight
 from corepress.runtime.actions import action_of, load_outputs
+from corepress.runtime.dead_letters import redrive
 from corepress.runtime.stage_process import StageProcess
 from corepress.runtime.worker import Worker
 
@@ -95,6 +96,18 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
+
+
+def test_a_message_that_comes_twice_and_fails_is_one_dead_letter(machine: Machine) -> None:
+    job = machine.submit(normalize=["permanent"] * 4)
+    assert machine.worker().step(0.0)
+    machine.bus.publish("normalize", machine.message(job, "normalize"))
+    machine.finish(job)
+    (letter,) = letters(machine, job)
+    redrive(machine.store, machine.bus, [letter.id])
+    machine.finish(job)
+    assert letters(machine, job) == [letter]
+    assert machine.script(job).runs("normalize") == 4
 
 
 def test_a_permanent_error_fails_at_once(machine: Machine) -> None:

@@ -505,6 +505,11 @@ def outputs_of(store: Store, action: str) -> Outputs:
     return outputs
 
 
+def letter_key(job: str, node_id: str) -> str:
+    """The key of what tells that a node which failed has its dead letter."""
+    return document_key(job, f"letters/{node_id}")
+
+
 def document_key(job: str, what: str) -> str:
     """The key of one of a job's documents."""
     return f"jobs/{job}/{what}.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,6 +33,7 @@ from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef, Telemetry
 from corepress.runtime import jobs, leases
 from corepress.runtime.actions import Action, action_of, commit, load_outputs
+from corepress.runtime.dead_letters import give_up
 from corepress.runtime.failures import as_coded
 from corepress.runtime.oversight import is_cancelled, stopped_when_cancelled
 
@@ -249,17 +251,13 @@ class Worker:
             self._telemetry.retried(ref, error.document(), delay_s)
             delivery.retry(delay_s)
             return
-        try:
-            jobs.fail(self._store, self._bus, work.job, work.node, error)
-        except TransientError:
-            raise  # the job must learn of its failure before the message is given up
-        except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
-            pass
-        self._telemetry.failed(ref, error.document())
         if isinstance(error, Cancelled):
+            with suppress(PermanentError):  # a job that is gone or broken learns nothing
+                jobs.fail(self._store, self._bus, work.job, work.node, error)
             delivery.acknowledge()
         else:
-            delivery.dead_letter(_reason(error))
+            give_up(self._store, self._bus, delivery, work, error)
+        self._telemetry.failed(ref, error.document())
 
 
 def _work(delivery: Delivery) -> Work:
