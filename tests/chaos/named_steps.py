@@ -34,5 +34,11 @@ STEPS = (
     "settled",
 )
 """Steps of a delivery that a worker can die right before, as they are ordered."""
-OPENING = ("write the request", "enter the beginning", "write the first event", "open the job")
-"""Of these, the steps of a request for a job alone."""
+OPENING = (
+    "write the request",
+    "enter the beginning",
+    "write the first event",
+    "open the job",
+    "publish what follows",
+)
+"""Of these, the steps that a job which begins has at once."""

@@ -33,6 +33,7 @@ from fine_tunes import request_for, write_fine_tune  # isort: skip  (found by sc
 
 FINE_TUNES = 50
 SHARED = ("text_encoder", "vae_encoder")
+COMPONENTS = ("unet", "vae", "text_encoder")
 RECIPE = Recipe("all", components=["unet", *SHARED])
 
 
@@ -92,10 +93,8 @@ def test_what_fine_tunes_share_is_converted_once_and_stored_once(
         for action in actions
         if action["stage"] == "normalize"
     ]
-    kinds = {name: {each[name].identity for each in folders} for name in folders[0]}
-    assert {name: len(found) for name, found in kinds.items() if len(found) > 1} == {
-        "unet": FINE_TUNES
-    }
+    kinds = {name: len({each[name].identity for each in folders}) for name in COMPONENTS}
+    assert kinds == {"unet": FINE_TUNES, "vae": 1, "text_encoder": 1}
     stored = {blob.name: blob.size_bytes for blob in S3Inventory(location).blobs()}
     weights = {
         name: {
@@ -104,15 +103,9 @@ def test_what_fine_tunes_share_is_converted_once_and_stored_once(
             for path, blob in each[name].files.items()
             if path.endswith(".safetensors")
         }
-        for name in ("unet", "vae", "text_encoder")
+        for name in COMPONENTS
     }
-    assert {name: len(digests) for name, digests in weights.items()} == {
-        "unet": FINE_TUNES,
-        "vae": 1,
-        "text_encoder": 1,
-    }
+    assert {name: len(digests) for name, digests in weights.items()} == kinds
     for digest in weights["vae"] | weights["text_encoder"]:
-        (size_bytes,) = [stored[digest]]
-        # nothing else in the store is as large and is none of the files that were fetched
-        twins = [name for name, size in stored.items() if size == size_bytes]
-        assert twins == [digest]
+        # nothing else in the store has its size, so that it is there once
+        assert [name for name, size in stored.items() if size == stored[digest]] == [digest]
