@@ -34,11 +34,3 @@ STEPS = (
     "settled",
 )
 """Steps of a delivery that a worker can die right before, as they are ordered."""
-OPENING = (
-    "write the request",
-    "enter the beginning",
-    "write the first event",
-    "open the job",
-    "publish what follows",
-)
-"""Of these, the steps that a job which begins has at once."""

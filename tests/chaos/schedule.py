@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 
 from chaos_fleet import STEP_S, ChaosFleet, Host
-from named_steps import OPENING, STEPS
+from named_steps import STEPS
 
 from corepress.ports.bus import INTAKE
 
 _PATIENCE_S = 90.0
-_KILLS, _CUTS, _BROKER_KILLS = 4, 2, 1
+_BEGIN_EVERY_S = 3.0
+_KILLS, _CUTS, _BROKER_KILLS = 2, 2, 1
 
 
 class Schedule:
@@ -66,9 +67,7 @@ class Schedule:
     def _kill_before(self, hosts: list[Host], step: str) -> None:
         """Kill a worker right before a step of a delivery."""
         orders = [self._fleet.order(host, step) for host in hosts]
-        if step in OPENING:
-            self._begin()
-        if _until(lambda: not all(order.exists() for order in orders)):
+        if self._comes_to_be(lambda: not all(order.exists() for order in orders)):
             self._fleet.did[f"worker killed before: {step}"] += 1
         for order in orders:
             order.unlink(missing_ok=True)
@@ -78,7 +77,7 @@ class Schedule:
         self._fleet.set_clock(self._astray, ahead_s)
         time.sleep(1.0)
         order = self._fleet.order(self._astray, "commit")
-        if _until(lambda: not order.exists()):
+        if self._comes_to_be(lambda: not order.exists()):
             self._fleet.did["clock set forward" if ahead_s > 0 else "clock set back"] += 1
         order.unlink(missing_ok=True)
         self._fleet.set_clock(self._astray, 0.0)
@@ -87,19 +86,23 @@ class Schedule:
         """Fill a disk until a step has failed of it."""
         before = self._failures()
         self._fleet.fill_disk()
-        if _until(lambda: self._failures() > before):
+        if self._comes_to_be(lambda: self._failures() > before):
             self._fleet.did["disk full"] += 1
         self._fleet.free_disk()
 
     def _failures(self) -> int:
         return self._fleet.log_of(self._cramped).count("no space left")
 
-
-def _until(is_so: Callable[[], bool], patience_s: float = _PATIENCE_S) -> bool:
-    """Whether something came to be so in time."""
-    deadline_s = time.monotonic() + patience_s
-    while not is_so():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
+    def _comes_to_be(self, is_so: Callable[[], bool]) -> bool:
+        """Whether something comes to be so in time; a job that begins helps, now and then."""
+        started_s = begun_s = time.monotonic()
+        self._begin()
+        while not is_so():
+            now_s = time.monotonic()
+            if now_s > started_s + _PATIENCE_S:
+                return False
+            if now_s > begun_s + _BEGIN_EVERY_S:
+                self._begin()
+                begun_s = now_s
+            time.sleep(0.05)
+        return True

@@ -6,7 +6,7 @@ import pytest
 from campaign import MISFORTUNES, Outcome, wage
 
 pytestmark = pytest.mark.timeout(1200)
-WEIGHTLESS, REAL = 80, 2
+WEIGHTLESS, REAL = 60, 2
 
 
 @pytest.fixture(scope="module")
