@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1] / "chaos"))
 from campaign import MISFORTUNES, Outcome, wage
 
 _RATE = 0.003
-_PAUSE_S = 2.0
+_PAUSE_S = 10.0
 _PATIENCE_S = 900.0
 
 

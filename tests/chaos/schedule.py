@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+import mixed_stages
 from chaos_fleet import STEP_S, ChaosFleet, Host
 from named_steps import STEPS
 
@@ -34,9 +35,9 @@ class Schedule:
             fleet.add_host("mortal-1", *light),
             fleet.add_host("mortal-2", *light, "convert"),
         ]
-        self._astray = fleet.add_host("astray", "fetch", "normalize", "convert")
+        self._astray = fleet.add_host("astray", *mixed_stages.NAMES)
         self._cramped = fleet.add_host(
-            "cramped", "fetch", "convert", state=fleet.folder / "disk" / "state"
+            "cramped", *mixed_stages.NAMES, state=fleet.folder / "disk" / "state"
         )
         fleet.set_clock(self._astray, 0.0)
         fleet.start_hosts()
