@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from corepress.domain.artifact import Artifact
 from corepress.domain.errors import NameTaken, StoreUnavailable
 from corepress.domain.publication import version_of
 from corepress.ports.clock import SystemClock
-from corepress.runtime import catalogue
+from corepress.runtime import catalogue, leases
 
 MIB = 1 << 20
 
@@ -196,13 +197,31 @@ def test_overtaken_while_writing_what_is_derived(
     """What is written then is out of date, and there was nobody else to write it anew."""
     old, new = bundle(store, b"old"), bundle(store, b"new")
     slow = StoreOvertaken(location, tmp_path / "slow")
-    slow.overtaken(
-        ending, lambda: publisher.publish(known_job(store, "job-2"), "one", "original", new)
-    )
-    S3Publisher(slow, SystemClock()).publish(known_job(store, "job-1"), "one", "original", old)
+    job = known_job(store, "job-2")
+    with ThreadPoolExecutor(1) as pool:
+
+        def overtake() -> None:
+            publishing = pool.submit(publisher.publish, job, "one", "original", new)
+            if ending == "latest.json":
+                publishing.result()
+            while len(catalogue.versions(store, "one", "original")) < 2:  # it waits for the page
+                time.sleep(0.01)
+
+        slow.overtaken(ending, overtake)
+        S3Publisher(slow, SystemClock()).publish(known_job(store, "job-1"), "one", "original", old)
     assert slow.meanwhile == []
     assert latest(store) == version_of(new)
     assert page(store) == [("one", version_of(old)), ("one", version_of(new))]
+
+
+def test_a_dead_writer_of_the_page_leaves_nothing_out(
+    store: S3Store, publisher: S3Publisher
+) -> None:
+    """Nobody else may publish for a long time."""
+    assert leases.claim(store, SystemClock(), "catalogue", "dead", 2.0)
+    new = bundle(store, b"new")
+    publisher.publish(known_job(store, "job-1"), "one", "original", new)
+    assert page(store) == [("one", version_of(new))]
 
 
 def test_a_page_that_was_overwritten_is_made_whole(store: S3Store, publisher: S3Publisher) -> None:

@@ -10,6 +10,7 @@ writes anew if there are more: so the last to write has seen all.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -34,6 +35,9 @@ from corepress.runtime import jobs, leases
 PAGE = "catalogue.json"
 _ENTRIES = "catalogue/entries/"
 _LEASE = "catalogue"
+_LEASE_S = 10.0
+"""How long a dead writer of the page keeps others waiting."""
+_LOOK_EVERY_S = 0.2
 _ADAPTER: TypeAdapter[Publication] = TypeAdapter(Publication)
 
 
@@ -123,20 +127,27 @@ def latest(found: list[Publication]) -> list[Publication]:
 
 
 def refresh(store: Store, clock: Clock) -> None:
-    """Write ``catalogue.json`` anew, unless somebody is at it who will see what we see.
+    """Have all entries in ``catalogue.json`` that are there now.
 
-    Who is at it holds a lease and looks again after giving it back.
+    One at a time writes it, who holds a lease and looks again after giving it back. Others wait,
+    since the holder may be dead.
     """
     owner = token_hex(8)
-    known = _page(store)
-    while missing := set(store.keys(_ENTRIES)) - known.keys():
-        lease = leases.claim(store, clock, _LEASE, owner)
+    wanted, known = set(store.keys(_ENTRIES)), _page(store)
+    while wanted - known.keys():
+        lease = leases.claim(store, clock, _LEASE, owner, _LEASE_S)
         if lease is None:
-            return
+            time.sleep(_LOOK_EVERY_S)
+            continue
         with leases.held(store, clock, lease):
-            known = _complete(store, known | _page(store))
-            assert known.keys() >= missing
+            if lease.deaths:
+                leases.forget_deaths(store, lease)
+            known = _page(store)
+            if not wanted - known.keys():
+                return  # it was written meanwhile
+            known = _complete(store, known)
             store.put(PAGE, canonical_json({"schema": SCHEMA, "entries": known}))
+        wanted = set(store.keys(_ENTRIES))
 
 
 def _point_at_latest(store: Store, name: str, build: str) -> None:
