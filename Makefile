@@ -9,7 +9,7 @@ SETUP := $(VENV)/.set-up
 PACKAGES := shared/corepress services/intake services/fetch services/normalize services/compile services/publish
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fleet-local test servers lint types imports format bench matrix broker-matrix deploy-check clean
+.PHONY: help setup demo run fleet-local test servers lint types imports format bench fleet-check matrix broker-matrix deploy-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -60,11 +60,18 @@ format: $(SETUP) ## let ruff format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and half an hour
+bench: $(SETUP) ## the benchmarks, full size: needs 35 GB of disk and more than an hour
 	$(BIN)/python tests/bench/bench_normalize.py
 	$(BIN)/python tests/bench/bench_convert.py
 	$(BIN)/python tests/bench/bench_pipeline.py
 	$(BIN)/python tests/bench/bench_fleet_file.py
+	$(BIN)/python tests/bench/bench_status.py
+	$(BIN)/python tests/bench/bench_hops.py
+	$(BIN)/python tests/bench/bench_sharing.py
+	$(BIN)/python tests/bench/bench_chaos.py
+
+fleet-check: $(SETUP) servers ## every tiny fixture through a fleet, submitted in all three ways
+	$(BIN)/python tests/bench/fleet_check.py
 
 matrix: $(SETUP) ## open what we write with old and new diffusers; takes minutes
 	$(BIN)/python tests/matrix/matrix.py

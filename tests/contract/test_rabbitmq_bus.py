@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from rabbitmq_server import bus_url, private_broker, set_up_anew
@@ -236,6 +238,33 @@ def test_check_tells_what_is_missing_or_different(link: Link, bus: Bus) -> None:
 def test_a_wrong_password() -> None:
     with pytest.raises(AccessDenied, match="refuses"):
         RabbitBus(bus_url().replace(":corepress@", ":wrong@")).dead_letters()
+
+
+def test_an_unknown_virtual_host() -> None:
+    with pytest.raises(AccessDenied, match="refuses"):
+        RabbitBus(bus_url().replace("%2F", "none")).dead_letters()
+
+
+@pytest.mark.parametrize("exchanged", [0, 1, 2])
+def test_a_broker_that_is_gone_while_one_comes_in_is_no_refusal(exchanged: int) -> None:
+    """Whoever it refuses need not try again, and fails what it is at."""
+    with socket.create_server(("127.0.0.1", 0)) as door, ThreadPoolExecutor(1) as pool:
+        pool.submit(let_in_half_way, door, exchanged)
+        port = door.getsockname()[1]
+        url = f"amqp://corepress:corepress@127.0.0.1:{port}/%2F"
+        with pytest.raises(BusUnavailable):
+            RabbitBus(url).publish("fetch", b"1")
+
+
+def let_in_half_way(door: socket.socket, exchanged: int) -> None:
+    """Pass a client's first words on to the broker, and its answers back, then hang up."""
+    broker = urlsplit(bus_url())
+    client, _ = door.accept()
+    with client, socket.create_connection((broker.hostname, broker.port)) as server:
+        for _ in range(exchanged):
+            server.sendall(client.recv(4096))
+            client.sendall(server.recv(4096))
+        client.recv(4096)
 
 
 def test_no_broker() -> None:

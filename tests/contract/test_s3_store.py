@@ -113,6 +113,23 @@ def test_a_damaged_download_is_noticed(store: S3Store, location: S3Location) -> 
         store.open(blob).local_path()
 
 
+def test_keys_of_any_characters(store: S3Store, location: S3Location) -> None:
+    """Small requests are signed and sent without boto3, which has to see the same."""
+    keys = [
+        f"jobs/{name}.json" for name in ("a b", "a+b", "a%20b", "größer", "a=b&c", "a<b>", "~'")
+    ]
+    for number, key in enumerate(keys):
+        assert store.create(key, str(number).encode())
+    assert sorted(store.keys("jobs/")) == sorted(keys)
+    assert list(store.keys("jobs/a=b&")) == ["jobs/a=b&c.json"]
+    client = open_client(location)
+    for number, key in enumerate(keys):
+        answer = client.get_object(Bucket=location.bucket, Key=location.prefix + key)
+        assert answer["Body"].read() == store.get(key) == str(number).encode()
+        store.delete(key)
+    assert list(store.keys("jobs/")) == []
+
+
 def test_refused_credentials(
     location: S3Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,11 @@ def client_of(fleet: LocalFleet) -> Iterator[Client]:
             client.close()
 
 
+def drop(name: str, body: bytes) -> None:
+    """Upload a file to the fleet's drop folder."""
+    open_client(S3Location(BUCKET)).put_object(Bucket=BUCKET, Key=f"fleet/drop/{name}", Body=body)
+
+
 def published(address: str) -> dict[str, bytes]:
     """The files under an address in the fleet's store, by path."""
     prefix = address.removeprefix(f"s3://{BUCKET}/") + "/"

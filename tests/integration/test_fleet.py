@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fleet_support import (
     Client,
     LocalFleet,
     client_of,
+    drop,
     published,
     start_workers,
     wait_until,
@@ -74,15 +76,27 @@ def job_called(client: Client, name: str) -> str:
     return str(accepted["subject"])
 
 
-@pytest.mark.usefixtures("fleet")
-def test_what_is_submitted_is_published_as_run_would(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, "two", components=["text_encoder", "vae_encoder"])
+def figures(bundle: Mapping[str, bytes]) -> dict[str, Any]:
+    """What conversions cost, by model."""
+    components = json.loads(bundle["manifest.json"])["components"]
+    return {model: facts["psnr_db"] for model, facts in components.items()}
+
+
+def test_what_is_submitted_in_any_way_is_published_as_run_would(
+    fleet: LocalFleet, tmp_path: Path
+) -> None:
+    components = ["text_encoder", "vae_encoder"]
+    recipe = write_recipe(tmp_path, "two", components=components)
     arguments = ["--recipe", recipe, "--name", "tiny", *READ, "--compile", "never"]
-    done = corepress("submit", SOURCE, *arguments, "--watch", "--json", "--tag", "nightly")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            corepress, "submit", SOURCE, *arguments, "--watch", "--json", "--tag", "nightly"
+        )
+        expected = files_below(run(SOURCE, recipe))  # figures are in its manifest
+        done = running.result()
     (job,) = done.document["jobs"]
     assert job["state"] == "done"
     bundle = published(job["builds"]["two"])
-    expected = files_below(run(SOURCE, recipe))  # figures are in its manifest
     assert bundle.keys() == expected.keys()
     assert [path for path in expected if bundle[path] != expected[path]] == []
     assert "convert-vae_encoder" in done.stderr
@@ -95,6 +109,30 @@ def test_what_is_submitted_is_published_as_run_would(tmp_path: Path) -> None:
     assert kinds[0] == "job.accepted"
     assert kinds.count("step.finished") == 5
     assert "job.finished" in kinds
+
+    inline = {"name": "two", "components": components}
+    options = dict(zip(("original-config", "config"), READ[1::2], strict=True))
+    component, _, path = options["config"].partition("=")
+    model = {"source": str(SOURCE), "name": "tiny-file", "recipes": ["two"]}
+    model |= options | {"config": {component: path}}
+    fleet_file = tmp_path / "fleet.yaml"
+    fleet_file.write_text(
+        yaml.safe_dump({"recipes": {"two": {"components": components}}, "models": [model]})
+    )
+    with client_of(fleet) as client:
+        send(client, request("tiny-message", recipes=[inline]))
+        drop("tiny.job.json", json.dumps(request("tiny-drop", recipes=[inline])).encode())
+        corepress("fleet", fleet_file)
+        jobs = [job_called(client, f"tiny-{way}") for way in ("message", "drop", "file")]
+        for job_id in jobs:
+            assert finished(client, job_id)["state"] == "done"
+    for job_id in jobs:
+        versions = corepress("status", job_id, "--json").document["builds"]
+        bundle = published(versions["two"])
+        assert bundle.keys() == expected.keys()
+        resources = [path for path in expected if path.startswith("Resources/")]
+        assert [path for path in resources if bundle[path] != expected[path]] == []
+        assert figures(bundle) == figures(expected)
 
 
 def test_a_message_from_any_client_is_one_job(client: Client) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from cli_support import corepress, invoke
-from fleet_support import BUCKET, LocalFleet, wait_until
+from fleet_support import BUCKET, LocalFleet, drop, wait_until
 from normalize_support import TINY, checkpoint
 
 from corepress.adapters.s3.client import S3Location, open_client
@@ -125,10 +125,6 @@ def test_without_a_store_nothing_counts_as_done(
     assert "4 steps" in shown.stdout
     assert "minutes of a Mac" in shown.stdout
     assert "assumed for each model, not measured" in shown.stdout
-
-
-def drop(name: str, body: bytes) -> None:
-    open_client(S3Location(BUCKET)).put_object(Bucket=BUCKET, Key=f"fleet/drop/{name}", Body=body)
 
 
 def test_what_is_dropped_is_done_or_put_aside(fleet: LocalFleet) -> None:

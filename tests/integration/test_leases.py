@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,19 @@ def test_a_holder_that_is_gone_loses_it(store: UnwillingStore, clock: ShiftedClo
     taken = claim(store, clock, "action", "b")
     assert taken not in (None, lost)
     assert claim(store, clock, "action", "c") is None
+
+
+def test_a_holder_whose_clock_was_ahead_loses_it_too(
+    store: UnwillingStore, clock: ShiftedClock
+) -> None:
+    clock.ahead_s = 3600.0
+    lost = claim(store, clock, "action", "a")
+    assert lost is not None
+    clock.ahead_s = 0.0
+    assert claim(store, clock, "action", "b") is None
+    written_s = time.time() - LIFETIME_S - 1  # by the store's clock
+    os.utime(store.root / lost.key, (written_s, written_s))
+    assert claim(store, clock, "action", "b") is not None
 
 
 def test_what_is_left_behind_tells_of_deaths(store: UnwillingStore, clock: ShiftedClock) -> None:

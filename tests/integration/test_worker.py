@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pytest
+from interposed import GatedStore
 from runtime_support import QUICK, SMALL, Machine, stage_process
 from synthetic_stages import STAGES
 
@@ -24,9 +26,11 @@ from corepress.messages.work import Work
 from corepress.ports.bus import DeadLetter
 from corepress.runtime import jobs, leases, oversight
 from corepress.runtime.actions import action_of, load_outputs
+from corepress.runtime.dead_letters import redrive
 from corepress.runtime.stage_process import StageProcess
 from corepress.runtime.worker import Worker
 
+T = TypeVar("T")
 CONVERT = ("convert-text_encoder", "convert-unet", "convert-vae_decoder", "convert-vae_encoder")
 STEPS = ("fetch", "normalize", "convert-text_encoder")
 ALL = Recipe("all")
@@ -92,6 +96,18 @@ def test_the_same_work_for_another_job_is_done_once(machine: Machine) -> None:
     result = machine.finish("again")
     assert result.builds.keys() == {"small", "same"}
     assert [script.runs(step) for step in STEPS] == [1, 1, 1]
+
+
+def test_a_message_that_comes_twice_and_fails_is_one_dead_letter(machine: Machine) -> None:
+    job = machine.submit(normalize=["permanent"] * 4)
+    assert machine.worker().step(0.0)
+    machine.bus.publish("normalize", machine.message(job, "normalize"))
+    machine.finish(job)
+    (letter,) = letters(machine, job)
+    redrive(machine.store, machine.bus, [letter.id])
+    machine.finish(job)
+    assert letters(machine, job) == [letter]
+    assert machine.script(job).runs("normalize") == 4
 
 
 def test_a_permanent_error_fails_at_once(machine: Machine) -> None:
@@ -191,6 +207,28 @@ def test_a_kill_costs_one_delivery(machine: Machine) -> None:
     result = machine.finish(job)
     assert result.builds.keys() == {"small"}
     assert [machine.script(job).runs(step) for step in STEPS] == [1, 2, 2]
+
+
+class Tally:
+    """A gate that counts what passes it, but for what other threads look at now and then."""
+
+    calls = 0
+
+    def through(self, call: Callable[[], T]) -> T:
+        self.calls += threading.current_thread() is threading.main_thread()
+        return call()
+
+
+def test_a_step_asks_the_store_for_little(machine: Machine) -> None:
+    machine.submit(ALL)
+    asked = []
+    gate = Tally()
+    worker = machine.worker(store=cast("Any", GatedStore(machine.store, gate)))
+    for _ in (*STEPS[:2], *CONVERT[:-1]):
+        assert worker.step(1)
+        asked.append(gate.calls)
+        gate.calls = 0
+    assert asked == [7, 9, 8, 8, 8]
 
 
 # leases

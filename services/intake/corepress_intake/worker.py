@@ -11,14 +11,14 @@ from corepress.domain.errors import (
     CorepressError,
     Deadly,
     PermanentError,
-    TransientError,
 )
 from corepress.messages.events import JOB_REJECTED, Event
 from corepress.messages.work import Work
 from corepress.ports.bus import GIVEN_UP, INTAKE, Bus, Delivery
 from corepress.ports.clock import Clock
 from corepress.ports.store import Store
-from corepress.runtime import jobs, oversight
+from corepress.runtime import oversight
+from corepress.runtime.dead_letters import give_up
 from corepress.runtime.failures import as_coded
 from corepress.runtime.worker import RetryPolicy
 from corepress_intake.opening import Resolve, open_job, refuse_hidden_sources
@@ -119,14 +119,8 @@ class IntakeWorker:
         except PermanentError:
             self._reject(delivery, "", error)
             return
-        try:
-            jobs.fail(self._store, self._bus, work.job, work.node, error)
-        except TransientError:
-            raise  # the job must learn of its failure before the message is let go
-        except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
-            pass
+        give_up(self._store, self._bus, delivery, work, error)
         self._report(work.job, f"{work.node} was given up")
-        delivery.dead_letter(_reason(error))
 
 
 def _reason(error: CorepressError) -> str:

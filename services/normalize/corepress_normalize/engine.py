@@ -24,6 +24,7 @@ from corepress.domain.checkpoint import Component, TensorPlan
 from corepress.domain.errors import Float16Overflow, NonFiniteWeights
 from corepress.domain.source_index import IndexedTensor, SourceIndex
 from corepress.domain.stage import BlobWriter, Handle
+from corepress.identify.parts import NETWORKS
 from corepress.runtime.finite import all_finite
 from corepress.runtime.lanes import Lane
 from corepress_normalize.axes import shaped
@@ -235,7 +236,9 @@ class Engine:
         ]
         passages = list(chain.from_iterable(files))
         written = [
-            self._write_file(_file_name(component.name, number, len(files)), file)
+            self._write_file(
+                _file_name(component.name, number, len(files)), file, component.name in NETWORKS
+            )
             for number, file in enumerate(files, start=1)
         ]
         overflowing = [p.target.plan for p in passages if p.overflows_float16]
@@ -256,12 +259,21 @@ class Engine:
             non_finite=non_finite,
         )
 
-    def _write_file(self, name: str, passages: Sequence[_Passage]) -> Shard | None:
-        """A weight file, or None where its tensors are not what they may be."""
+    def _write_file(
+        self, name: str, passages: Sequence[_Passage], keeps_order: bool
+    ) -> Shard | None:
+        """A weight file, or None where its tensors are not what they may be.
+
+        Args:
+            name: in reports of progress.
+            passages: its tensors.
+            keeps_order: whether they may stay in the source's order, in which a store copies them
+                in large pieces; what fine-tunes share is to be the same file whatever its order.
+        """
         if not self._acceptable(passages):
             return None
         are_known = self._sink.identifies_weights and all(passage.known for passage in passages)
-        if are_known and self._sink.copies_ranges:
+        if are_known and keeps_order and self._sink.copies_ranges:
             passages = sorted(passages, key=lambda passage: stored_place(passage.target))
         head = header([passage.target for passage in passages])
         digest = self._digest(head, passages) if are_known else None

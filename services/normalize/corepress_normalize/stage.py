@@ -77,4 +77,4 @@ def _index(task: Task, workspace: Workspace) -> SourceIndex:
 
 
 # numpy: sums and products of LoRAs are its own
-STAGE = Stage("normalize", revision=3, run=run, toolchain=("corepress", "numpy"))
+STAGE = Stage("normalize", revision=4, run=run, toolchain=("corepress", "numpy"))

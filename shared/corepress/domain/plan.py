@@ -117,6 +117,11 @@ def step_of(stage: str, role: str) -> str:
     return stage if role == CHECKPOINT else f"{stage}-{role}"
 
 
+def is_opening(node: str) -> bool:
+    """Whether a node, by its id, is one of `opening_nodes`."""
+    return node.partition("-")[0] in ("fetch", "normalize")
+
+
 def publish_step(build: str) -> str:
     """The id of the node that publishes a build."""
     return f"publish-{build}"

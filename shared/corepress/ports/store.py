@@ -50,6 +50,16 @@ class Store(Protocol):
         """
         ...
 
+    def age_s(self, key: str) -> float:
+        """How long ago the document at ``key`` was written, by the store's own clock.
+
+        It is right to two seconds.
+
+        Raises:
+            DocumentNotFound: there is none.
+        """
+        ...
+
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one: for what is renewed or derived anew."""
         ...

@@ -52,14 +52,17 @@ def load_outputs(store: Store, key: str) -> Outputs | None:
     except (DocumentNotFound, ValueError):
         return None
     outputs = Outputs.from_document(document["outputs"])
-    blobs = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
-    return outputs if all(store.has(blob) for blob in blobs) else None
+    files = (blob for tree in outputs.artifacts.values() for blob in tree.files.values())
+    blobs = {(blob.digest, blob.size_bytes): blob for blob in files}
+    return outputs if all(store.has(blob) for blob in blobs.values()) else None
 
 
-def commit(store: Store, action: Action, outputs: Outputs) -> None:
+def commit(store: Store, action: Action, outputs: Outputs) -> Outputs:
     """Make the action's outcome known; the blobs must be in the store.
 
-    Where another did the same work meanwhile, its outcome stands: what follows is built on one.
+    Returns:
+        what stands: where another did the same work meanwhile, its outcome does, since what
+        follows is built on one.
     """
     document = {
         "stage": action.task.stage,
@@ -68,8 +71,11 @@ def commit(store: Store, action: Action, outputs: Outputs) -> None:
     }
     manifest = canonical_json(document)
     key = manifest_key(action.key)
-    if not store.create(key, manifest) and load_outputs(store, action.key) is None:
+    if not store.create(key, manifest):
+        if (standing := load_outputs(store, action.key)) is not None:
+            return standing
         store.put(key, manifest)
+    return outputs
 
 
 def manifest_key(key: str) -> str:

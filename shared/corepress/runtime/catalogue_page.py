@@ -15,6 +15,8 @@ from corepress.runtime.catalogue import ADAPTER, ENTRIES
 
 PAGE = "catalogue.json"
 _LEASE = "catalogue"
+_LEASE_S = 10.0
+"""How long a dead writer of the page keeps others from it."""
 _PAUSE = 20.0
 """How much longer than writing the page it is left alone afterwards."""
 _LEAST_PAUSE_S = 1.0
@@ -35,8 +37,10 @@ def refresh(store: Store, clock: Clock) -> bool:
         whether the page has all that was entered before the call.
     """
     owner = token_hex(8)
-    while (lease := leases.claim(store, clock, _LEASE, owner)) is not None:
+    while (lease := leases.claim(store, clock, _LEASE, owner, _LEASE_S)) is not None:
         with leases.held(store, clock, lease):
+            if lease.deaths:
+                leases.forget_deaths(store, lease)
             page = _page(store)
             known = _complete(store, page)
             if known.keys() != page.keys():

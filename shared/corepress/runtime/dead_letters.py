@@ -1,15 +1,48 @@
-"""Sending dead letters again, together with the jobs that they stopped."""
+"""Dead letters: one for each node that failed for good, sent again together with its job."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
 
-from corepress.domain.errors import InvalidRequest, PermanentError
+from corepress.domain.artifact import canonical_json
+from corepress.domain.errors import (
+    CorepressError,
+    InvalidRequest,
+    PermanentError,
+    TransientError,
+)
 from corepress.messages.work import Work
-from corepress.ports.bus import Bus, DeadLetter
-from corepress.ports.store import Store
-from corepress.runtime import oversight
+from corepress.ports.bus import Bus, DeadLetter, Delivery
+from corepress.ports.store import DocumentNotFound, Store
+from corepress.runtime import jobs, oversight
+
+
+def give_up(store: Store, bus: Bus, delivery: Delivery, work: Work, error: CorepressError) -> None:
+    """Tell a job that a node of it failed for good, and make a dead letter of the message.
+
+    A message that came twice fails twice: where the node has its letter, there is no other.
+
+    Raises:
+        TransientError: the job could not be told, so that the message is not given up.
+    """
+    reason = canonical_json(error.document()).decode()
+    try:
+        jobs.fail(store, bus, work.job, work.node, error)
+    except TransientError:
+        raise
+    except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
+        delivery.dead_letter(reason)
+        return
+    noted = jobs.letter_key(work.job, work.node)
+    try:
+        store.get(noted)
+    except DocumentNotFound:
+        delivery.dead_letter(reason)
+        with suppress(CorepressError):  # then there may be another
+            store.put(noted, b"{}")
+    else:
+        delivery.acknowledge()
 
 
 def job_of(letter: DeadLetter) -> str | None:
@@ -40,9 +73,11 @@ def redrive(store: Store, bus: Bus, chosen: Collection[str] | None) -> list[Dead
             f"there is no dead letter {', '.join(sorted(unknown))}",
             hint="`corepress dead-letters list` shows what there is",
         )
-    jobs = {job_of(each) for each in letters if chosen is None or each.id in chosen} - {None}
-    sent = [each for each in letters if chosen is None or each.id in chosen or job_of(each) in jobs]
-    for job in sorted(job for job in jobs if job):
+    theirs = {job_of(each) for each in letters if chosen is None or each.id in chosen} - {None}
+    sent = [
+        each for each in letters if chosen is None or each.id in chosen or job_of(each) in theirs
+    ]
+    for job in sorted(job for job in theirs if job):
         with suppress(InvalidRequest):  # a job that is gone: its letter will tell so again
             oversight.try_again(store, bus, job)
     bus.redrive([letter.id for letter in sent])

@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ from corepress.ports.telemetry import NodeRef, Telemetry
 _PROGRESS_EVERY_S = 1.0
 _MOST_WAITING = 1000
 _FLUSH_S = 5.0
+_WRITTEN_AFTER_S = 0.3
 
 
 def tell(store: Store, bus: Bus, event: Event) -> None:
@@ -35,21 +36,44 @@ def tell(store: Store, bus: Bus, event: Event) -> None:
 
 def record(store: Store, event: Event) -> None:
     """Write an event of a job down; harmless when repeated."""
-    milliseconds = int(event.at_s * 1000)
-    store.put(f"{_folder(event.job)}{milliseconds:015d}-{event.id}.json", event.encode())
+    store.put(_key(event), event.encode())
+
+
+def _record_all(store: Store, events: Sequence[Event]) -> None:
+    """Write events of one job down, in one object."""
+    if len(events) == 1:
+        record(store, events[0])
+    else:
+        _put_page(store, events)
+
+
+def _key(event: Event) -> str:
+    return f"{_folder(event.job)}{int(event.at_s * 1000):015d}-{event.id}.json"
+
+
+def _put_page(store: Store, events: Sequence[Event]) -> str:
+    """Write a page of events of one job; the key of it."""
+    page = canonical_json([json.loads(event.encode()) for event in events])
+    digest = sha256_digest(page).removeprefix("sha256:")
+    key = f"{_folder(events[0].job)}page-{digest}.json"
+    store.put(key, page)
+    return key
 
 
 def history(store: Store, job: str) -> list[Event]:
-    """What happened to a job, oldest first, but for progress."""
+    """What happened to a job, oldest first, but for progress.
+
+    While others gather, a listing may miss both the events and their page: one is to be like the
+    one before.
+    """
     found: dict[str, Event] = {}
-    while True:
-        keys = list(store.keys(_folder(job)))
-        try:
-            for key in keys:
+    before = None
+    while (keys := list(store.keys(_folder(job)))) != before:
+        before = keys
+        for key in keys:
+            with suppress(DocumentNotFound):  # then the next listing has their page
                 found |= {event.id: event for event in _read(store, key)}
-        except DocumentNotFound:  # it was gathered: a page has it now
-            continue
-        return sorted(found.values(), key=lambda event: (event.at_s, event.id))
+    return sorted(found.values(), key=lambda event: (event.at_s, event.id))
 
 
 def gather(store: Store, job: str) -> None:
@@ -62,11 +86,7 @@ def gather(store: Store, job: str) -> None:
             events |= {event.id: event for event in _read(store, key)}
             read.append(key)
     if len(read) > 1:
-        documents = [json.loads(events[each].encode()) for each in sorted(events)]
-        page = canonical_json(documents)
-        digest = sha256_digest(page).removeprefix("sha256:")
-        whole = f"{_folder(job)}page-{digest}.json"
-        store.put(whole, page)
+        whole = _put_page(store, [events[each] for each in sorted(events)])
         for key in read:
             if key != whole:
                 store.delete(key)
@@ -86,7 +106,8 @@ class EventTelemetry:
     """A `corepress.ports.telemetry.Telemetry` that tells events, and passes on what it is told.
 
     A thread of its own does the telling, so that no step waits for it: what cannot be told while
-    store and bus are away is dropped.
+    store and bus are away is dropped. Events are announced at once, and written down together with
+    those of the next moment.
 
     Args:
         store: where events are kept.
@@ -163,15 +184,36 @@ class EventTelemetry:
 
     def _tell_all(self) -> None:
         bus = self._connect()
-        while (event := self._waiting.get()) is not None:
+        unwritten: dict[str, list[Event]] = {}
+        due_s = 0.0
+        while True:
+            wait_s = max(0.0, due_s - time.monotonic()) if unwritten else None
+            try:
+                event = self._waiting.get(timeout=wait_s)
+            except queue.Empty:
+                self._write(unwritten)
+                continue
+            if event is None:
+                break
             with suppress(CorepressError):
                 bus.announce(event.topic, event.encode())
-            with suppress(CorepressError):
-                if event.kind != "step.progress":
-                    record(self._store, event)
-                if event.kind == "step.failed" or _is_last(event):
+            if event.kind == "step.progress":
+                continue
+            if not unwritten:
+                due_s = time.monotonic() + _WRITTEN_AFTER_S
+            unwritten.setdefault(event.job, []).append(event)
+            if event.kind == "step.failed" or _is_last(event):
+                self._write(unwritten)
+                with suppress(CorepressError):
                     gather(self._store, event.job)
+        self._write(unwritten)
         bus.close()
+
+    def _write(self, unwritten: dict[str, list[Event]]) -> None:
+        for events in unwritten.values():
+            with suppress(CorepressError):
+                _record_all(self._store, events)
+        unwritten.clear()
 
 
 def _is_last(event: Event) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -24,7 +25,14 @@ from corepress.domain.errors import (
     StoreUnavailable,
 )
 from corepress.domain.job import JobRequest
-from corepress.domain.plan import Node, build_nodes, opening_nodes, ready, step_of
+from corepress.domain.plan import (
+    Node,
+    build_nodes,
+    is_opening,
+    opening_nodes,
+    ready,
+    step_of,
+)
 from corepress.domain.stage import Outputs, Stage
 from corepress.messages.events import JOB_ACCEPTED, JOB_FINISHED, Event
 from corepress.messages.work import Work
@@ -81,10 +89,11 @@ def submit(
         _write_plan(store, job, prepared.plan)
         for node, action in prepared.done.items():
             store.create(document_key(job, f"steps/{node}"), canonical_json({"action": action}))
-    if store.create(document_key(job, "opening"), opening):
+    if not is_open(store, job):  # once it is, nobody comes back to tell
+        job_index.write(store, job_index.opened(job, 0, request, time.time()))
         told = {"name": request.name, "source": request.source, "tags": list(request.tags)}
         tell(store, bus, Event(JOB_ACCEPTED, job, time.time(), told, f"{job}.accepted"))
-    job_index.write(store, job_index.opened(job, 0, request, time.time()))
+        store.create(document_key(job, "opening"), opening)
     publish_ready(store, bus, job, None, request.priority)
 
 
@@ -110,8 +119,10 @@ def write_request(store: Store, job: str, request: JobRequest) -> None:
         )
 
 
-def _write_plan(store: Store, job: str, nodes: Sequence[Node]) -> None:
-    store.create(document_key(job, "plan"), canonical_json([node.document() for node in nodes]))
+def _write_plan(store: Store, job: str, nodes: Sequence[Node]) -> bool:
+    """Write a job's plan, unless it has one; whether this call wrote it."""
+    plan = canonical_json([node.document() for node in nodes])
+    return store.create(document_key(job, "plan"), plan)
 
 
 def _written(document: Any) -> bytes:
@@ -134,13 +145,18 @@ def is_open(store: Store, job: str) -> bool:
 
 
 def publish_opening(store: Store, bus: Bus, job: str) -> None:
-    """Send a job's first messages, unless its work has begun: whoever opened it may have died.
+    """Send those of a job's first messages of which nothing came yet.
+
+    Whoever opened it may have died between any two of them.
 
     Raises:
         InvalidRequest: there is no such job.
     """
-    if result(store, job) is None and not steps(store, job):
-        publish_ready(store, bus, job, None, request_of(store, job).priority)
+    if result(store, job) is None:
+        settled = _settled(store, job)
+        opening = [node for node in _nodes_in(store, job, "opening") if not node.needs]
+        unsettled = [node for node in opening if node.id not in settled]
+        _publish(bus, job, unsettled, {}, request_of(store, job).priority)
 
 
 def done_before(
@@ -168,7 +184,13 @@ def done_before(
 
 
 def complete(
-    store: Store, bus: Bus, job: str, node_id: str, action: str, priority: int = 0
+    store: Store,
+    bus: Bus,
+    job: str,
+    node_id: str,
+    action: str,
+    priority: int = 0,
+    outputs: Outputs | None = None,
 ) -> None:
     """Record that a node is done and publish what follows.
 
@@ -176,25 +198,89 @@ def complete(
     from it.
 
     Args:
+        store: where the job is.
+        bus: for what follows.
+        job: its name.
+        node_id: the node.
         action: the key of the committed action.
         priority: the job's.
+        outputs: of that action, where they are at hand.
 
     Raises:
         InvalidRequest: there is no such job, or no such node in it.
         UnsupportedRecipe: the checkpoint, now that it is known, cannot give what the job asks for.
     """
-    node = next((node for node in nodes_of(store, job) if node.id == node_id), None)
-    if node is None:
+    nodes = _nodes_beside(store, job, node_id)
+    if all(node.id != node_id for node in nodes):
         raise InvalidRequest(f"job {job} has no step {node_id!r}")
-    if node.id == _BASE:
-        request = request_of(store, job)
-        settled = {**steps(store, job), node.id: {"action": action}}
-        facts = {
-            role: outputs_of(store, settled[step]["action"]).facts
-            for role, step in normalizing(request)
-        }
-        _write_plan(store, job, build_nodes(request, facts))
-    _settle(store, bus, job, node_id, {"action": action}, priority)
+    if outputs is None:
+        outputs = outputs_of(store, action)
+    if node_id == _BASE:
+        nodes += _planned(store, job, outputs)
+    is_first = _record(store, job, node_id, {"action": action})
+    if is_first and not _go_on(store, bus, job, nodes, node_id, priority, outputs):
+        return
+    publish_ready(store, bus, job, node_id, priority, {action: outputs})
+
+
+def _planned(store: Store, job: str, base: Outputs) -> list[Node]:
+    """The nodes that follow from what normalize found, written down as the job's plan."""
+    request = request_of(store, job)
+    facts = {
+        role: (base if step == _BASE else _made_by(store, job, step)).facts
+        for role, step in normalizing(request)
+    }
+    nodes = build_nodes(request, facts)
+    return nodes if _write_plan(store, job, nodes) else _nodes_in(store, job, "plan")
+
+
+def _made_by(store: Store, job: str, node_id: str) -> Outputs:
+    """What a node made that is done."""
+    return outputs_of(store, _step(store, job, node_id)["action"])
+
+
+def _go_on(
+    store: Store,
+    bus: Bus,
+    job: str,
+    nodes: Sequence[Node],
+    node_id: str,
+    priority: int,
+    outputs: Outputs,
+) -> bool:
+    """Publish what a node, recorded as done for the first time just now, was all that it needed.
+
+    What needs something that needs this node is known to wait. Only for the rest is looked what
+    else is settled, and only what is needed is read.
+
+    Returns:
+        whether that may not be all: something can never run, or the job is over.
+    """
+    following = [node for node in nodes if node_id in node.needs]
+    _publish(bus, job, [n for n in following if len(n.needs) == 1], {node_id: outputs}, priority)
+    names = {node.id for node in following}
+    open_ = [n for n in following if len(n.needs) > 1 and not n.needs & names]
+    if following and not open_:
+        return False
+    settled = _settled(store, job)
+    waiting = [node for node in open_ if node.id not in settled]
+    whole = [node for node in waiting if node.needs <= settled]
+    needed = {each for node in whole for each in node.needs} - {node_id}
+    actions = {each: _step(store, job, each).get("action") for each in needed}
+    if not waiting or None in actions.values():  # it may be the end, or something failed
+        return True
+    made = {each: outputs_of(store, action) for each, action in actions.items() if action}
+    _publish(bus, job, whole, {node_id: outputs, **made}, priority)
+    return False
+
+
+def _publish(
+    bus: Bus, job: str, nodes: Sequence[Node], outputs: Mapping[str, Outputs], priority: int
+) -> None:
+    """Send nodes to their stages, by the outputs of all that they need."""
+    for node in nodes:
+        work = Work(job, node.id, node.task(outputs), priority)
+        bus.publish(node.stage, work.encode(), priority)
 
 
 def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) -> None:
@@ -203,7 +289,8 @@ def fail(store: Store, bus: Bus, job: str, node_id: str, error: CorepressError) 
     Raises:
         InvalidRequest: there is no such job.
     """
-    _settle(store, bus, job, node_id, {"error": error.document()}, 0)  # nothing follows
+    _record(store, job, node_id, {"error": error.document()})
+    publish_ready(store, bus, job, node_id, 0)  # nothing follows
 
 
 def result(store: Store, job: str) -> JobResult | None:
@@ -217,11 +304,23 @@ def result(store: Store, job: str) -> JobResult | None:
 
 def steps(store: Store, job: str) -> dict[str, dict[str, Any]]:
     """The settled nodes: ``{"action": key}`` or ``{"error": document}`` by node id."""
+    return {node: _step(store, job, node) for node in sorted(_settled(store, job))}
+
+
+def _settled(store: Store, job: str) -> set[str]:
+    """The ids of the settled nodes."""
     prefix = f"jobs/{job}/steps/"
-    return {
-        key.removeprefix(prefix).removesuffix(".json"): json.loads(store.get(key))
-        for key in store.keys(prefix)
-    }
+    return {key.removeprefix(prefix).removesuffix(".json") for key in store.keys(prefix)}
+
+
+def _step(store: Store, job: str, node_id: str) -> dict[str, Any]:
+    step: dict[str, Any] = json.loads(store.get(document_key(job, f"steps/{node_id}")))
+    return step
+
+
+def _record(store: Store, job: str, node_id: str, step: Mapping[str, Any]) -> bool:
+    """Write a node's step, unless an earlier delivery did; whether this call wrote it."""
+    return store.create(document_key(job, f"steps/{node_id}"), canonical_json(step))
 
 
 def made_of(store: Store, job: str, node_id: str) -> dict[str, str]:
@@ -248,18 +347,23 @@ def normalizing(request: JobRequest) -> list[tuple[str, str]]:
     return [(role, step_of("normalize", role)) for role in (CHECKPOINT, *request.attachments)]
 
 
-def _settle(
-    store: Store, bus: Bus, job: str, node_id: str, step: Mapping[str, Any], priority: int
+def publish_ready(
+    store: Store,
+    bus: Bus,
+    job: str,
+    after: str | None,
+    priority: int,
+    known: Mapping[str, Outputs] = MappingProxyType({}),
 ) -> None:
-    """Write a node's step, unless an earlier delivery did, and publish what follows."""
-    store.create(document_key(job, f"steps/{node_id}"), canonical_json(step))
-    publish_ready(store, bus, job, node_id, priority)
-
-
-def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority: int) -> None:
     """Publish the nodes that ``after``, just settled, was the last thing missing for.
 
-    None: all that can run, whoever else may be at it.
+    Args:
+        store: where the job is.
+        bus: for what is published.
+        job: its name.
+        after: None for all nodes that can run, whoever else may be at it.
+        priority: the job's.
+        known: outputs by action, where they are at hand.
     """
     settled = steps(store, job)
     nodes = nodes_of(
@@ -273,12 +377,15 @@ def publish_ready(store: Store, bus: Bus, job: str, after: str | None, priority:
             break
         for node in state.doomed:
             cause = next(settled[needed] for needed in sorted(node.needs) if needed in failed)
-            store.create(document_key(job, f"steps/{node.id}"), canonical_json(cause))
+            _record(store, job, node.id, cause)
             settled[node.id] = cause
     for node in state.runnable:
         if after is not None and after not in node.needs:
             continue
-        outputs = {needed: outputs_of(store, done[needed]) for needed in node.needs}
+        outputs = {
+            needed: known.get(done[needed]) or outputs_of(store, done[needed])
+            for needed in node.needs
+        }
         try:
             work = Work(job, node.id, node.task(outputs), priority)
         except CorepressError as error:
@@ -334,6 +441,18 @@ def generation_of(store: Store, job: str) -> int:
     return sum(1 for _ in store.keys(f"jobs/{job}/generations/"))
 
 
+def _nodes_beside(store: Store, job: str, node_id: str) -> list[Node]:
+    """The nodes in the document that a node is in: of the job's opening, or of its plan.
+
+    Raises:
+        InvalidRequest: there is none yet.
+    """
+    try:
+        return _nodes_in(store, job, "opening" if is_opening(node_id) else "plan")
+    except DocumentNotFound:
+        raise InvalidRequest(f"job {job} has no step {node_id!r}") from None
+
+
 def nodes_of(store: Store, job: str) -> list[Node]:
     """The nodes of a job that are known by now.
 
@@ -341,11 +460,16 @@ def nodes_of(store: Store, job: str) -> list[Node]:
         InvalidRequest: there is no such job.
     """
     try:
-        documents = json.loads(store.get(document_key(job, "opening")))
+        nodes = _nodes_in(store, job, "opening")
     except DocumentNotFound:
         raise _no_such_job(job) from None
     with suppress(DocumentNotFound):  # not normalized yet, or never will be
-        documents += json.loads(store.get(document_key(job, "plan")))
+        nodes += _nodes_in(store, job, "plan")
+    return nodes
+
+
+def _nodes_in(store: Store, job: str, what: str) -> list[Node]:
+    documents = json.loads(store.get(document_key(job, what)))
     return [Node.from_document(document) for document in documents]
 
 
@@ -395,6 +519,11 @@ def outputs_of(store: Store, action: str) -> Outputs:
             hint="start the job again: what is missing is made anew",
         )
     return outputs
+
+
+def letter_key(job: str, node_id: str) -> str:
+    """The key of what tells that a node which failed has its dead letter."""
+    return document_key(job, f"letters/{node_id}")
 
 
 def document_key(job: str, what: str) -> str:

@@ -20,6 +20,7 @@ from corepress.runtime.jobs import (
     fail,
     finish,
     is_open,
+    letter_key,
     nodes_of,
     publish_ready,
     reopen,
@@ -143,6 +144,7 @@ def try_again(store: Store, bus: Bus, job: str) -> None:
     failed = [node for node, step in steps(store, job).items() if "error" in step]
     reopen(store, job)
     for node in failed:
+        store.delete(letter_key(job, node))
         store.delete(document_key(job, f"steps/{node}"))
     publish_ready(store, bus, job, None, request_of(store, job).priority)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,6 +33,7 @@ from corepress.ports.store import Store
 from corepress.ports.telemetry import NodeRef, Telemetry
 from corepress.runtime import jobs, leases
 from corepress.runtime.actions import Action, action_of, commit, load_outputs
+from corepress.runtime.dead_letters import give_up
 from corepress.runtime.failures import as_coded
 from corepress.runtime.oversight import is_cancelled, stopped_when_cancelled
 
@@ -153,11 +155,9 @@ class Worker:
         try:
             self._refuse_cancelled(work.job)
             action = action_of(self._stages[delivery.stage], work.task)
-            if not self._perform(action, ref):
+            if not self._see_through(work, action, ref):
                 delivery.postpone(self._policy.lease_delay_s)
                 return
-            self._publish(work, action.key)
-            jobs.complete(self._store, self._bus, work.job, work.node, action.key, work.priority)
         except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, the worker lives)
             cause = self._cause(work.job, error)
             if self._stopping and isinstance(cause, InternalError):
@@ -167,22 +167,41 @@ class Worker:
             return
         delivery.acknowledge()
 
-    def _perform(self, action: Action, ref: NodeRef) -> bool:
-        """Have the action committed; False where somebody else is at it and we come back."""
-        if load_outputs(self._store, action.key) is None:
-            lease = leases.claim(
-                self._store, self._clock, action.key, self._owner, self._policy.lease_s
-            )
-            if lease is None:
+    def _see_through(self, work: Work, action: Action, ref: NodeRef) -> bool:
+        """Have the action committed and what follows published.
+
+        Returns:
+            False where somebody else is at it and we come back.
+        """
+        lease = leases.claim(
+            self._store, self._clock, action.key, self._owner, self._policy.lease_s
+        )
+        if lease is None:
+            outputs = self._done_before(action, ref)
+            if outputs is None:
                 return False
-            with leases.held(self._store, self._clock, lease):
-                # whoever held the lease until now may just have committed
-                if load_outputs(self._store, action.key) is None:
-                    self._refuse_deadly(lease)
-                    self._run(action, ref, lease)
-                    return True
-        self._telemetry.finished(ref, cached=True, figures={})
+            self._go_on(work, action, outputs)
+            return True
+        with leases.held(self._store, self._clock, lease):
+            # whoever held the lease until now may just have committed
+            outputs = self._done_before(action, ref)
+            if outputs is None:
+                self._refuse_deadly(lease)
+                outputs = self._run(action, ref, lease)
+            self._go_on(work, action, outputs)
         return True
+
+    def _go_on(self, work: Work, action: Action, outputs: Outputs) -> None:
+        self._publish(work, outputs)
+        jobs.complete(
+            self._store, self._bus, work.job, work.node, action.key, work.priority, outputs
+        )
+
+    def _done_before(self, action: Action, ref: NodeRef) -> Outputs | None:
+        outputs = load_outputs(self._store, action.key)
+        if outputs is not None:
+            self._telemetry.finished(ref, cached=True, figures={})
+        return outputs
 
     def _refuse_deadly(self, lease: leases.Lease) -> None:
         """Refuse what nobody lived through, once; and forget it, so that it can be tried again."""
@@ -194,16 +213,17 @@ class Worker:
                 "dead letter again",
             )
 
-    def _run(self, action: Action, ref: NodeRef, lease: leases.Lease) -> None:
+    def _run(self, action: Action, ref: NodeRef, lease: leases.Lease) -> Outputs:
         self._telemetry.started(ref)
         progress = partial(self._telemetry.progress, ref)
         with stopped_when_cancelled(self._store, ref.job, self._runner.interrupt):
             run = self._runner.run(action.task, progress)
-        commit(self._store, action, run.outputs)
+        outputs = commit(self._store, action, run.outputs)
         if lease.deaths:
             leases.forget_deaths(self._store, lease)
         figures = {"seconds": run.seconds, "peak_memory_bytes": run.peak_memory_bytes}
         self._telemetry.finished(ref, cached=False, figures=figures)
+        return outputs
 
     def _cause(self, job: str, error: Exception) -> CorepressError:
         """What an exception comes from: a task is ended where its job was cancelled."""
@@ -219,12 +239,11 @@ class Worker:
         if is_cancelled(self._store, job):
             raise Cancelled(f"the job {job} was cancelled")
 
-    def _publish(self, work: Work, action: str) -> None:
+    def _publish(self, work: Work, outputs: Outputs) -> None:
         """Make a bundle readable where people look for it."""
         if self._publisher is not None and work.task.stage == "publish":
-            bundle = jobs.outputs_of(self._store, action).artifacts["bundle"]
-            build = work.node.removeprefix("publish-")
-            self._publisher.publish(work.job, work.task.parameters["name"], build, bundle)
+            name, build = work.task.parameters["name"], work.node.removeprefix("publish-")
+            self._publisher.publish(work.job, name, build, outputs.artifacts["bundle"])
 
     def _fail(self, delivery: Delivery, work: Work, ref: NodeRef, error: CorepressError) -> None:
         delay_s = self._policy.delay_s(delivery.attempt, error)
@@ -232,17 +251,13 @@ class Worker:
             self._telemetry.retried(ref, error.document(), delay_s)
             delivery.retry(delay_s)
             return
-        try:
-            jobs.fail(self._store, self._bus, work.job, work.node, error)
-        except TransientError:
-            raise  # the job must learn of its failure before the message is given up
-        except Exception:  # noqa: BLE001  (a job that is gone or broken learns nothing)
-            pass
-        self._telemetry.failed(ref, error.document())
         if isinstance(error, Cancelled):
+            with suppress(PermanentError):  # a job that is gone or broken learns nothing
+                jobs.fail(self._store, self._bus, work.job, work.node, error)
             delivery.acknowledge()
         else:
-            delivery.dead_letter(_reason(error))
+            give_up(self._store, self._bus, delivery, work, error)
+        self._telemetry.failed(ref, error.document())
 
 
 def _work(delivery: Delivery) -> Work:

@@ -186,6 +186,19 @@ class StoreContract:
             store.put("leases/a/1.json", data)
             assert other.get("leases/a/1.json") == data
 
+    def test_the_age_of_a_document(self, store: Store, other: Store) -> None:
+        written_s = time.monotonic()
+        store.put("jobs/a/lease.json", b"1")
+        while other.age_s("jobs/a/lease.json") < 3:
+            assert time.monotonic() < written_s + 60
+            time.sleep(0.1)
+        assert time.monotonic() > written_s + 1
+        written_s = time.monotonic()
+        store.put("jobs/a/lease.json", b"2")
+        assert other.age_s("jobs/a/lease.json") < time.monotonic() - written_s + 2
+        with pytest.raises(DocumentNotFound):
+            store.age_s("jobs/a/other.json")
+
     def test_what_is_deleted_is_gone(self, store: Store, other: Store) -> None:
         store.put("leases/a/1.json", b"1")
         other.delete("leases/a/1.json")

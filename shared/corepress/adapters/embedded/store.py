@@ -64,6 +64,14 @@ class FolderStore:
             except FileNotFoundError:
                 raise DocumentNotFound(key) from None
 
+    def age_s(self, key: str) -> float:
+        """How long ago the document at ``key`` was written."""
+        with _translated(self.root):
+            try:
+                return time.time() - self._path(key).stat().st_mtime
+            except FileNotFoundError:
+                raise DocumentNotFound(key) from None
+
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one."""
         with _translated(self.root), self._written(data) as temporary:

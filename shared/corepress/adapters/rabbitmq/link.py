@@ -8,6 +8,7 @@ answers the broker's heartbeats.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,7 +34,9 @@ _BLOCKED_S = 60.0
 """How long a broker that has no memory or disk left may keep a publisher waiting."""
 _NOT_FOUND, _REFUSED = 404, 403
 _FAILURES = (AMQPError, ChannelError, ReentrancyError, OSError)
-_DENIALS = (AuthenticationError, ProbableAccessDeniedError, ProbableAuthenticationError)
+_PROBABLE_DENIALS = (ProbableAccessDeniedError, ProbableAuthenticationError)
+_SAID_DENIED = re.compile(r"ConnectionClosedByBroker: \((403|530)\)")
+"""What pika tells of a connection that the broker closed with one of these codes."""
 
 logging.getLogger("pika").addHandler(logging.NullHandler())  # what it tells is raised, too
 
@@ -176,8 +179,6 @@ def translated(address: str) -> Iterator[None]:
     """
     try:
         yield
-    except _DENIALS as error:
-        raise _denied(address, error) from error
     except UnroutableError as error:
         raise BusUnavailable(
             f"the bus at {address} has no queue for {error.messages[0].method.routing_key!r}",
@@ -191,13 +192,26 @@ def translated(address: str) -> Iterator[None]:
         hint = "set it up with `corepress topology apply`" if error.reply_code == _NOT_FOUND else ""
         raise BusUnavailable(f"the bus at {address}: {error.reply_text}", hint=hint) from error
     except _FAILURES as error:
+        if _is_denial(error):
+            raise _denied(address, error) from error
         raise Outage(
             f"the bus at {address} does not answer: {error!r}",
             hint="check the address, the network and the broker",
         ) from error
 
 
-def _denied(address: str, error: AMQPError) -> AccessDenied:
+def _is_denial(error: Exception) -> bool:
+    """Whether the broker refuses user, password or virtual host.
+
+    pika takes that to be probable wherever a connection ends while it is being opened, as it does
+    with a broker that is killed at that moment.
+    """
+    if isinstance(error, _PROBABLE_DENIALS):
+        return _SAID_DENIED.search(str(error)) is not None
+    return isinstance(error, AuthenticationError)
+
+
+def _denied(address: str, error: Exception) -> AccessDenied:
     return AccessDenied(
         f"the bus at {address} refuses: {error!r}",
         hint="check user, password and virtual host in the address, and the user's permissions",

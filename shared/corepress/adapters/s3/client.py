@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import boto3
+import botocore.session
 import tenacity
 from botocore.config import Config
 from botocore.exceptions import (
@@ -49,14 +50,20 @@ class S3Location:
     path_style: bool = True
 
 
-def open_client(location: S3Location, attempts: int = 4) -> Any:
+def open_session() -> Any:
+    """What knows the credentials and settings of this host, of botocore."""
+    return botocore.session.get_session()
+
+
+def open_client(location: S3Location, attempts: int = 4, session: Any = None) -> Any:
     """A client, to be used by any number of threads.
 
     Args:
         location: of the server.
         attempts: how often it asks before it gives up.
+        session: of `open_session`, where there is one already.
     """
-    return boto3.session.Session().client(
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
         endpoint_url=location.endpoint,
         region_name=location.region,

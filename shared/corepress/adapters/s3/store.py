@@ -25,10 +25,12 @@ from corepress.adapters.s3.client import (
     is_absent,
     is_taken,
     open_client,
+    open_session,
     retrying,
     translated,
 )
 from corepress.adapters.s3.handle import S3Handle
+from corepress.adapters.s3.quick import METADATA, QuickClient
 from corepress.adapters.s3.read_ahead import ReadAhead
 from corepress.adapters.s3.upload import PART_BYTES
 from corepress.adapters.s3.writer import S3BlobWriter, blob_key, use_key
@@ -51,7 +53,9 @@ class S3Store:
     def __init__(self, location: S3Location, cache: Path) -> None:
         self.location = location
         self._cache = cache
-        self._client = open_client(location)
+        session = open_session()
+        self._client = open_client(location, session=session)
+        self._quick = QuickClient(session, self._client, location)
         self._ahead = ReadAhead()
         self._noted: dict[Digest, float] = {}
 
@@ -62,15 +66,32 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """The document at ``key``."""
-        return retrying(lambda: self._get(key))
+        answer = self._quick.ask("GET", self._key(key))
+        if answer is None:
+            return retrying(lambda: self._get(key))
+        if answer.is_absent:
+            raise DocumentNotFound(key)
+        return answer.body
+
+    def age_s(self, key: str) -> float:
+        """How long ago the document at ``key`` was written, by the server's clock."""
+        head = self._head(self._key(key))
+        if head is None:
+            raise DocumentNotFound(key)
+        return age_s(head)
 
     def put(self, key: str, data: bytes) -> None:
         """Write a document, replacing an older one."""
-        self._put(key, data)
+        if self._quick.ask("PUT", self._key(key), data) is None:
+            self._put(key, data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a document unless the key is taken."""
         nonce = token_hex(16)
+        headers = {"If-None-Match": "*", METADATA + _NONCE: nonce}
+        answer = self._quick.ask("PUT", self._key(key), data, headers)
+        if answer is not None:
+            return answer.is_done
         try:
             self._put(key, data, IfNoneMatch="*", Metadata={_NONCE: nonce})
         except ClientError as error:
@@ -83,19 +104,19 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Remove a document."""
-        self._call("delete_object", self._key(key))
+        if self._quick.ask("DELETE", self._key(key)) is None:
+            self._call("delete_object", self._key(key))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with ``prefix``, sorted."""
         whole, start = self.location.prefix + prefix, len(self.location.prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = retrying(partial(self._list, whole, token))
-            for entry in page.get("Contents", ()):
-                yield entry["Key"][start:]
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        token: str | None = ""
+        while token is not None:
+            page = self._quick.listed(whole, token)
+            if page is None:
+                page = retrying(partial(self._list, whole, token))
+            found, token = page
+            yield from (key[start:] for key in found)
 
     def has(self, blob: Blob) -> bool:
         """Whether the blob is there; an object appears whole or not at all."""
@@ -181,6 +202,9 @@ class S3Store:
         self._call("put_object", self._key(key), Body=data, **condition)
 
     def _head(self, whole_key: str) -> dict[str, Any] | None:
+        answer = self._quick.ask("HEAD", whole_key)
+        if answer is not None:
+            return None if answer.is_absent else answer.head
         try:
             head: dict[str, Any] = self._call("head_object", whole_key)
         except ClientError as error:
@@ -189,12 +213,13 @@ class S3Store:
             raise
         return head
 
-    def _list(self, prefix: str, token: dict[str, str]) -> dict[str, Any]:
+    def _list(self, prefix: str, token: str) -> tuple[list[str], str | None]:
+        """A page of keys, and the token of the next."""
+        more = {"ContinuationToken": token} if token else {}
         with translated(self.location):
-            page: dict[str, Any] = self._client.list_objects_v2(
-                Bucket=self.location.bucket, Prefix=prefix, **token
-            )
-        return page
+            page = self._client.list_objects_v2(Bucket=self.location.bucket, Prefix=prefix, **more)
+        keys = [entry["Key"] for entry in page.get("Contents", ())]
+        return keys, page["NextContinuationToken"] if page["IsTruncated"] else None
 
     def _call(self, operation: str, whole_key: str, **arguments: Any) -> Any:
         return call_object(self._client, self.location, operation, whole_key, **arguments)
