@@ -18,9 +18,9 @@ from functools import partial
 from poison import Poison, found_in
 
 from corepress.adapters.s3.store import S3Store
+from corepress.domain.publication import Publication
 from corepress.ports.bus import DeadLetter
 from corepress.ports.store import DocumentNotFound
-from corepress.domain.publication import Publication
 from corepress.runtime import job_events, job_index, jobs
 from corepress.runtime.catalogue_page import PAGE, publications
 

@@ -35,6 +35,7 @@ TARGETS = {
     "controlnet": ("iOS16", "iOS17"),
 }
 """Under `original`, and under the other two."""
+HAVE_FUSED_ATTENTION = ("iOS18", "iOS26")
 PALETTIZED: dict[str, Attention] = {
     "sd15-inpainting": "original",
     "sd21-v": "split_einsum",
@@ -92,6 +93,10 @@ def test_golden_outputs_at_every_timestep(name: str, attention: Attention, tmp_p
     if attention != "original":
         assert operations["einsum"] == 2 * operations["softmax"] > 0
         assert not {"matmul", "scaled_dot_product_attention"} & operations.keys()
+    elif spec.deployment_target in HAVE_FUSED_ATTENTION:
+        assert operations["scaled_dot_product_attention"] > 0 == operations["softmax"]
+    else:
+        assert operations["matmul"] == 2 * operations["softmax"] > 0
     figures = golden_db(name, package)
     assert min(figures.values()) > threshold_db(name, "float16"), figures
     if PALETTIZED.get(name) == attention:

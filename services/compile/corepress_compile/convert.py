@@ -109,4 +109,4 @@ def _description(component: str) -> str:
     return f"Stable Diffusion {component.replace('_', ' ')}"
 
 
-STAGE = Stage("convert", revision=5, run=run, toolchain=TOOLCHAIN)
+STAGE = Stage("convert", revision=6, run=run, toolchain=TOOLCHAIN)

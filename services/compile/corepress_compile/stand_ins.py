@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
-from coremltools.converters.mil.mil import Operation, Var
+from coremltools.converters.mil.mil import Operation, Program, Var
 from coremltools.converters.mil.mil.ops.defs.iOS15.elementwise_unary import cast as cast_operation
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.proto import MIL_pb2
@@ -98,7 +98,12 @@ def converting(stand_ins: StandIns) -> Iterator[dict[str, str]]:
             and stand_ins.parameter(var.val) is None
         )
 
+    def validate(_: Program, **__: bool) -> None:
+        # coremltools' check of itself after each of its 95 passes takes a tenth of a conversion
+        return
+
     with (
+        _replaced(Program, "validate", validate),
         _replaced(MILProtoExporter, "get_milproto_value", get_milproto_value),
         _replaced(cast_operation, "get_cast_value", classmethod(get_cast_value)),
         _replaced(FP16ComputePrecision, "fp16_overflow", staticmethod(fp16_overflow)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil import Builder
 from coremltools.converters.mil.frontend.torch import ops, register_torch_op
 from torch._export.verifier import Verifier
 from torch.export import ExportedProgram
@@ -52,9 +52,19 @@ def chunk(context: Any, node: Any) -> None:
     side = tensor.shape[axis]
     length = -(-side // int(pieces.val))
     lengths = [min(length, side - start) for start in range(0, side, length)]
-    context.add(mb.split(x=tensor, split_sizes=lengths, axis=axis, name=node.name), node.name)
+    context.add(Builder.split(x=tensor, split_sizes=lengths, axis=axis, name=node.name), node.name)
+
+
+def flatten(context: Any, node: Any) -> None:
+    """``aten.flatten``: one side instead of several."""
+    tensor, *sides = ops._get_inputs(context, node)
+    first, last = [*(int(side.val) for side in sides), *(0, -1)[len(sides) :]]
+    rank = len(tensor.shape)
+    shape = [*tensor.shape[: first % rank], -1, *tensor.shape[last % rank + 1 :]]
+    context.add(Builder.reshape(x=tensor, shape=shape, name=node.name), node.name)
 
 
 register_torch_op(alias, override=True)
 register_torch_op(chunk, override=True)
+register_torch_op(flatten, torch_alias=["flatten.using_ints"], override=True)
 register_torch_op(ops.to, torch_alias=["_to_copy", "to.dtype", "to.device"], override=True)
